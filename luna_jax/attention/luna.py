@@ -1,0 +1,178 @@
+"""Luna: linear unified nested attention (Ma et al., NeurIPS 2021, arXiv 2106.01540, section 3).
+
+Full attention lets N queries look at M context positions and pays N x M. Luna puts a short sequence P of fixed length
+L between them, and attends twice:
+
+    packed    Y_P = Attention(P, C)        L queries pack the context:       L x M
+    unpacked  Y_X = Attention(X, Y_P)      N queries unpack what was packed: N x L
+
+Both are softmax attention, so the whole is linear in the sequence, and Y_P goes on as the next layer's P.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from luna_jax.attention.checks import check_heads, check_mask, check_rate, check_width
+from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
+from luna_jax.dense import Dense
+from luna_jax.initializers import FAIRSEQ, Initializers
+from luna_jax.ops import attend, merge_heads, split_heads
+
+
+class LunaAttention(nnx.Module):
+    """Bidirectional Luna attention, self or cross.
+
+        Q_p = (P W_pq + b) / sqrt(D / H_p)                          H_p pack heads
+        K_p, V_p = C W_pk + b, C W_pv + b                           tied: one projection serves as both
+        Y_P = concat_heads softmax_context(Q_p K_p^T) V_p           no output projection
+        Q   = (X W_q + b) / sqrt(D / H)                             H heads
+        K, V = Y_P W_k + b, Y_P W_v + b                             tied: one projection serves as both
+        Y_X = (concat_heads softmax_pack(Q K^T) V) W_o + b
+
+    Every projection is D x D with a bias: seven untied, five tied (`tie_kv`). Pack and unpack never share a projection.
+
+    Against the authors' code (`fairseq/modules/luna_attention.py`): both softmaxes run in float32 (theirs: the unpack
+    softmax alone), a row with nothing to attend gives zeros (theirs: NaN), masks are True where a position is real.
+
+    Args:
+      emb_dim: width D of query, context and packed sequence.
+      num_heads: heads H of the unpack attention; divides D.
+      num_pack_heads: heads H_p of the pack attention; `num_heads` if not given.
+      tie_kv: one projection for key and value inside each of the two attentions.
+      dropout_rate: dropout on the probabilities of both softmaxes.
+      dtype: of the computation; parameters are kept in `param_dtype`.
+    """
+
+    def __init__(
+        self,
+        emb_dim: int,
+        *,
+        num_heads: int,
+        num_pack_heads: int | None = None,
+        tie_kv: bool = False,
+        dropout_rate: float = 0.0,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        initializers: Initializers = FAIRSEQ,
+        rngs: nnx.Rngs,
+    ):
+        self.emb_dim, self.num_heads, self.tie_kv, self.dropout_rate = emb_dim, num_heads, tie_kv, dropout_rate
+        self.num_pack_heads = num_heads if num_pack_heads is None else num_pack_heads
+        check_heads(emb_dim, self.num_heads)
+        check_heads(emb_dim, self.num_pack_heads, "num_pack_heads")
+        check_rate(dropout_rate)
+        dense = partial(Dense, emb_dim, emb_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        project = partial(dense, kernel_init=initializers.projection, bias_init=initializers.projection_bias(emb_dim))
+        self.pack_query, self.query = project(), project()
+        if tie_kv:
+            self.pack_context, self.context = project(), project()
+        else:
+            self.pack_key, self.pack_value = project(), project()
+            self.key, self.value = project(), project()
+        self.out = dense(kernel_init=initializers.output)
+
+    def __call__(
+        self,
+        x: Sequence,
+        p: Pack,
+        *,
+        x_mask: SequenceMask | None = None,
+        p_mask: PackMask | None = None,
+        context: Context | None = None,
+        context_mask: ContextMask | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Sequence, Pack]:
+        """Attends from x through p to the context, which is x itself unless another is given.
+
+        x [B, N, D]; p [B, L, D]; context [B, M, D]; masks True = real. Returns the unpacked [B, N, D] and the packed
+        sequence [B, L, D]. Outputs at padded positions of x and at masked slots of p are finite and mean nothing.
+        `deterministic=False` draws dropout from `rngs` (stream "dropout").
+        """
+        context, context_mask = self._read_context(x, x_mask, context, context_mask)
+        self._check(x, p, p_mask, context, context_mask)
+        drop = partial(self._drop_key, deterministic, rngs)
+        packed = self.pack(p, context, context_mask, dropout_key=drop())
+        return self.unpack(x, packed, p_mask, dropout_key=drop()), packed
+
+    def pack(self, p: Pack, context: Context, context_mask: ContextMask | None = None, *, dropout_key=None) -> Pack:
+        """The first attention: P queries the context, [B, L, D] and [B, M, D] to [B, L, D]."""
+        if self.tie_kv:
+            key = value = self.pack_context(context)
+        else:
+            key, value = self.pack_key(context), self.pack_value(context)
+        return self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key)
+
+    def unpack(self, x: Sequence, packed: Pack, p_mask: PackMask | None = None, *, dropout_key=None) -> Sequence:
+        """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
+        if self.tie_kv:
+            key = value = self.context(packed)
+        else:
+            key, value = self.key(packed), self.value(packed)
+        return self.out(self._attend(self.query(x), key, value, p_mask, self.num_heads, dropout_key))
+
+    def _attend(self, query, key, value, mask, num_heads, dropout_key):
+        query = query * (self.emb_dim // num_heads) ** -0.5
+        heads = [split_heads(sequence, num_heads) for sequence in (query, key, value)]
+        return merge_heads(attend(*heads, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
+
+    def _drop_key(self, deterministic, rngs):
+        if deterministic or self.dropout_rate == 0.0:
+            return None
+        if rngs is None:
+            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+        return rngs.dropout()
+
+    @staticmethod
+    def _read_context(x, x_mask, context, context_mask):
+        if context is None:
+            if context_mask is not None:
+                raise ValueError("context_mask was given without context; for self-attention pass x_mask")
+            return x, x_mask
+        if x_mask is not None:
+            raise ValueError("x_mask masks nothing when a context is given (queries are never masked); pass context_mask")
+        return context, context_mask
+
+    def _check(self, x, p, p_mask, context, context_mask):
+        if p is None:
+            raise ValueError("Luna needs a pack query p of shape [batch, pack_length, emb_dim]; got None")
+        for name, sequence in (("x", x), ("p", p), ("context", context)):
+            check_width(sequence, self.emb_dim, name)
+        check_mask(context_mask, context, "the context's mask")
+        check_mask(p_mask, p, "p_mask")
+
+
+@dataclass(frozen=True)
+class LunaConfig:
+    """Luna inside an encoder: the layer's switches and the packed sequence that runs through the stack."""
+
+    num_heads: int
+    num_pack_heads: int
+    pack_length: int
+    """L, the number in Luna-16."""
+    tie_kv: bool
+    contextual_pack: bool
+    """True: a layer's packed sequence queries the next layer. False: each layer learns its own (the paper's Table 5)."""
+    dropout_rate: float
+
+    def __post_init__(self):
+        if self.pack_length < 1:
+            raise ValueError(f"pack_length={self.pack_length}; Luna needs at least one pack slot")
+
+    def build(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> LunaAttention:
+        """The attention module of one layer."""
+        return LunaAttention(
+            emb_dim,
+            num_heads=self.num_heads,
+            num_pack_heads=self.num_pack_heads,
+            tie_kv=self.tie_kv,
+            dropout_rate=self.dropout_rate,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            initializers=initializers,
+            rngs=rngs,
+        )

@@ -1,0 +1,187 @@
+"""Embeddings, positions, the initial packed sequence, and the stack of layers."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask, Tokens
+from luna_jax.layers import EncoderLayer, LayerConfig, make_norm
+from luna_jax.ops import dropout, sinusoid_table
+
+POSITIONS = ("learned", "sinusoidal")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder. No defaults: every value is somebody's decision."""
+
+    layer: LayerConfig
+    num_layers: int
+    tie_layers: bool
+    """One layer's weights for all `num_layers` passes."""
+    vocab_size: int
+    max_length: int
+    """Positions, [CLS] included."""
+    prepend_cls: bool
+    """A learned vector in front of every sequence."""
+    positions: str
+    """"learned" or "sinusoidal"."""
+    scale_embedding: bool
+    """Multiply token embeddings and the initial packed sequence by sqrt(D), as the translation model does."""
+    embedding_norm: bool
+    """Layer norms on the embedded tokens and on the initial packed sequence, each its own."""
+    remat: bool
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self):
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions={self.positions!r}; choices: {', '.join(POSITIONS)}")
+        for name in ("num_layers", "vocab_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1")
+
+
+class Encoded(NamedTuple):
+    """What an encoder hands on: x [B, N, D] with its mask, and p [B, L, D] with its mask, or None twice."""
+
+    x: Sequence
+    p: Pack | None
+    x_mask: SequenceMask
+    p_mask: PackMask | None
+
+
+class Encoder(nnx.Module):
+    """Tokens to the pair (x, p).
+
+        X_0 = drop(LN(E[tokens] + positions)), zero at padding
+        P_0 = drop(LN(P)), zero at masked slots
+        X_i, P_i = Layer_i(X_{i-1}, P_{i-1})
+
+    Where a sequence has fewer than L real positions, only as many slots of P take part ("dynamic projection" in the
+    authors' code, which also cuts P to the longest row of the batch; here an example never depends on its batch mates).
+    The layers run under one `jax.lax.scan` over stacked parameters, so compile time does not grow with depth.
+    Pre-norm stacks end with a norm for x and one for p.
+    """
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        layer, width = config.layer, config.layer.emb_dim
+        table = layer.initializers.table(width)
+        self.embed = nnx.Embed(
+            config.vocab_size, width, dtype=layer.dtype, param_dtype=layer.param_dtype, embedding_init=table, rngs=rngs
+        )
+        if config.prepend_cls:
+            self.cls = nnx.Param(table(rngs.params(), (width,), layer.param_dtype))
+        if config.positions == "learned":
+            self.positions = nnx.Param(table(rngs.params(), (config.max_length, width), layer.param_dtype))
+        if config.embedding_norm:
+            self.embedding_norm = make_norm(layer, rngs)
+        if layer.attention.pack_length:
+            self._add_pack(rngs)
+        if layer.norm == "pre":
+            self.final_norm = make_norm(layer, rngs)
+        self.layers = self._make_layers(rngs)
+
+    def _add_pack(self, rngs: nnx.Rngs):
+        layer = self.config.layer
+        shape = (layer.attention.pack_length, layer.emb_dim)
+        if not layer.attention.contextual_pack:
+            shape = (self.config.num_layers, *shape)
+        self.pack = nnx.Param(layer.initializers.pack(layer.emb_dim)(rngs.params(), shape, layer.param_dtype))
+        if self.config.embedding_norm:
+            self.pack_embedding_norm = make_norm(layer, rngs)
+        if layer.norm == "pre":
+            self.final_pack_norm = make_norm(layer, rngs)
+
+    def _make_layers(self, rngs: nnx.Rngs) -> EncoderLayer:
+        """One layer, or all of them stacked: every leaf has a leading [num_layers] axis."""
+
+        def make(key):
+            return EncoderLayer(self.config.layer, rngs=nnx.Rngs(params=key))
+
+        if self.config.tie_layers:
+            return make(rngs.params())
+        return jax.vmap(make)(jax.random.split(rngs.params(), self.config.num_layers))
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        token_mask: SequenceMask,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Encoded:
+        """tokens [B, N], token_mask [B, N] True = real, padding on the right; [CLS], if any, comes in front."""
+        if not deterministic and rngs is None:
+            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+        x, x_mask = self._embed_tokens(tokens, token_mask, None if deterministic else rngs.dropout())
+        p, p_mask = self._embed_pack(x_mask, None if deterministic else rngs.dropout())
+        keys = None if deterministic else jax.random.split(rngs.dropout(), self.config.num_layers)
+        x, p = self._run_layers(x, p, x_mask, p_mask, keys)
+        if self.config.layer.norm == "pre":
+            x = self.final_norm(x)
+            p = None if p is None else self.final_pack_norm(p)
+        return Encoded(x, p, x_mask, p_mask)
+
+    def _embed_tokens(self, tokens, token_mask, dropout_key) -> tuple[Array, Array]:
+        config, dtype = self.config, self.config.layer.dtype
+        x, x_mask = self.embed(tokens), token_mask
+        if config.prepend_cls:
+            cls = jnp.broadcast_to(self.cls[...].astype(dtype), (x.shape[0], 1, x.shape[-1]))
+            x = jnp.concatenate([cls, x], axis=1)
+            x_mask = jnp.concatenate([jnp.ones_like(token_mask[:, :1]), token_mask], axis=1)
+        length = x.shape[1]
+        if length > config.max_length:
+            cls_note = ", [CLS] included" if config.prepend_cls else ""
+            raise ValueError(f"a sequence of {length} positions{cls_note} exceeds max_length={config.max_length}")
+        if config.scale_embedding:
+            x = x * x.shape[-1] ** 0.5
+        table = self.positions[...] if config.positions == "learned" else sinusoid_table(length, x.shape[-1])
+        x = x + jnp.asarray(table[:length], dtype)[None]
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
+        x = dropout(x, config.layer.dropout_rate, dropout_key)
+        return jnp.where(x_mask[..., None], x, jnp.zeros_like(x)), x_mask
+
+    def _embed_pack(self, x_mask, dropout_key) -> tuple[Array | None, Array | None]:
+        """P_0 [B, L, D], or [num_layers, B, L, D] where each layer learns its own; its mask [B, L]."""
+        config = self.config
+        length = config.layer.attention.pack_length
+        if not length:
+            return None, None
+        p = self.pack[...].astype(config.layer.dtype)
+        if config.scale_embedding:
+            p = p * p.shape[-1] ** 0.5
+        if config.embedding_norm:
+            p = self.pack_embedding_norm(p)
+        batch = x_mask.shape[0]
+        p = jnp.broadcast_to(p[..., None, :, :], (*p.shape[:-2], batch, *p.shape[-2:]))
+        p = dropout(p, config.layer.dropout_rate, dropout_key)
+        p_mask = jnp.arange(length)[None, :] < jnp.sum(x_mask, axis=-1, keepdims=True)
+        return jnp.where(p_mask[..., None], p, jnp.zeros_like(p)), p_mask
+
+    def _run_layers(self, x, p, x_mask, p_mask, keys) -> tuple[Array, Array | None]:
+        config = self.config
+        graphdef, params = nnx.split(self.layers)
+        own_packs = None
+        if p is not None and not config.layer.attention.contextual_pack:
+            own_packs, p = p, jnp.zeros_like(p[0])
+
+        def body(carry, per_layer):
+            x, p = carry
+            params_i, key, own_pack = per_layer
+            layer = nnx.merge(graphdef, params if config.tie_layers else params_i)
+            rngs = None if key is None else nnx.Rngs(dropout=key)
+            p = p if own_pack is None else own_pack
+            return layer(x, p, x_mask=x_mask, p_mask=p_mask, deterministic=key is None, rngs=rngs), None
+
+        if config.remat:
+            # Under scan no optimisation can merge the recomputation with the first computation.
+            body = partial(jax.checkpoint, prevent_cse=False)(body)
+        stacked = None if config.tie_layers else params
+        (x, p), _ = jax.lax.scan(body, (x, p), (stacked, keys, own_packs), length=config.num_layers)
+        return x, p

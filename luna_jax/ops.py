@@ -1,0 +1,82 @@
+"""Pure functions that every mechanism is made of: no parameters, no state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from luna_jax.axes import Array, ContextHeads, ContextMask, Heads
+
+
+def split_heads(x: Float[Array, "B N D"], num_heads: int) -> Float[Array, "B N H K"]:
+    """[B, N, D] to [B, N, H, D / H]."""
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+
+
+def merge_heads(x: Float[Array, "B N H K"]) -> Float[Array, "B N D"]:
+    """[B, N, H, K] to [B, N, H * K]."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
+    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate). No key: x as it is."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def masked_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."] | None) -> Float[Array, "..."]:
+    """Softmax over the last axis among the positions where `mask` is True.
+
+    Computed in float32 at least, whatever comes in. `mask` broadcasts against `scores`. A row with nothing to attend
+    is all zeros and has a zero gradient (the authors' code gives NaN there).
+    """
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    # The second `where` matters in a row with nothing to attend: there every score equals the largest.
+    weights = jnp.where(mask, jnp.exp(scores - largest), 0.0)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights / jnp.where(total > 0.0, total, 1.0)
+
+
+def attend(
+    query: Heads,
+    key: ContextHeads,
+    value: ContextHeads,
+    mask: ContextMask | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Heads:
+    """softmax(query key^T) value, per head, over the context positions where `mask` is True.
+
+    query [B, N, H, K], already scaled; key, value [B, M, H, K]; mask [B, M]. Dropout falls on the probabilities.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bnhk,bmhk->bhnm", query, key, preferred_element_type=dtype)
+    weights = masked_softmax(scores, None if mask is None else mask[:, None, None, :])
+    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+    return jnp.einsum("bhnm,bmhk->bnhk", weights, value)
+
+
+def masked_mean(x: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B D"]:
+    """Mean over the positions where `mask` is True; zero where there are none."""
+    kept = jnp.where(mask[..., None], x, jnp.zeros_like(x))
+    count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(x.dtype)
+    return jnp.sum(kept, axis=1) / count
+
+
+def sinusoid_table(length: int, width: int) -> np.ndarray:
+    """Fixed positions as fairseq lays them out: sines in the first half of the width, cosines in the second.
+
+    Returns float64 [length, width]; frequency i is exp(-i ln(10000) / (width / 2 - 1)), position counted from 0.
+    Source: facts of `fairseq/modules/sinusoidal_positional_embedding.py`. An odd width ends with a zero column.
+    """
+    half = width // 2
+    frequency = np.exp(-np.arange(half) * (np.log(10000.0) / max(half - 1, 1)))
+    angle = np.arange(length)[:, None] * frequency[None, :]
+    return np.concatenate([np.sin(angle), np.cos(angle), np.zeros((length, width % 2))], axis=1)
