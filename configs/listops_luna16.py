@@ -1,0 +1,17 @@
+"""ListOps with Luna-16.
+
+    python -m lra_tasks.train --config configs/listops_luna16.py --workdir runs/listops_luna16
+    python -m lra_tasks.train --config configs/listops_luna16.py:cpu --workdir runs/small     (a laptop, minutes)
+
+Source row: Luna paper, Table 1, Luna-16.
+"""
+
+from configs import recipes
+
+
+def get_config(preset: str = ""):
+    """The authors' recipe, or the preset "cpu"."""
+    config = recipes.listops(preset)
+    config.row = "luna16"
+    config.luna.pack_length = 16
+    return config

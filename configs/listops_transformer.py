@@ -1,0 +1,17 @@
+"""ListOps with softmax attention: Luna's twin, the same encoder with the attention swapped.
+
+    python -m lra_tasks.train --config configs/listops_transformer.py --workdir runs/listops_transformer
+    python -m lra_tasks.train --config configs/listops_transformer.py:cpu --workdir runs/small_transformer
+
+Source row: Luna paper, Table 1, Transformer (re-implemented by its authors).
+"""
+
+from configs import recipes
+
+
+def get_config(preset: str = ""):
+    """The authors' recipe, or the preset "cpu"."""
+    config = recipes.listops(preset)
+    config.row = "transformer"
+    config.model.attention = "softmax"
+    return config

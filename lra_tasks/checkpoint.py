@@ -1,0 +1,145 @@
+"""Checkpoints through orbax: `last`, to resume from, and `best`, by validation accuracy."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from lra_tasks.errors import UserError
+from lra_tasks.settings import differences
+
+KEPT = {"last": 2, "best": 1}
+"""How many checkpoints of each kind stay on disk. The one before the newest survives a torn write."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or does not fit; what was saved before is untouched."""
+
+
+def describe(tree: Any) -> dict[str, str]:
+    """Path of each array to its shape and dtype, the fingerprint that a checkpoint carries."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of one work directory; a context manager that waits for writes on leaving.
+
+    Each holds a tree of arrays and a small dict of notes. Orbax writes in the background under a temporary name and
+    renames at the end, so a name without suffix is always whole.
+    """
+
+    def __init__(self, workdir: Path):
+        # Orbax reports each save on absl's logger; the run has its own words for what matters.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._root = workdir.absolute() / "checkpoints"
+        self._managers: dict[str, Any] = {}
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.wait()
+        except CheckpointError:
+            # A second complaint must not hide the first.
+            if error is None:
+                raise
+        finally:
+            for manager in self._managers.values():
+                manager.close()
+
+    def latest_step(self, kind: str) -> int | None:
+        """Step of the newest whole checkpoint of a kind, None where there is none."""
+        if not (self._root / kind).is_dir():
+            return None
+        return self._manager(kind).latest_step()
+
+    def save(self, kind: str, step: int, tree: Any, notes: dict[str, Any]) -> None:
+        """Starts to write a checkpoint and returns; a step that is there already is left as it is."""
+        import orbax.checkpoint as ocp
+
+        notes = {"notes": notes, "arrays": describe(tree)}
+        try:
+            manager = self._manager(kind)
+            if step in manager.all_steps():
+                return
+            arguments = ocp.args.Composite(tree=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(notes))
+            manager.save(step, args=arguments, force=True)
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def wait(self) -> None:
+        """Returns when every started write is on disk."""
+        try:
+            for manager in self._managers.values():
+                manager.wait_until_finished()
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def read_notes(self, kind: str) -> tuple[int, dict[str, Any]]:
+        """Step and notes of the newest checkpoint of a kind. CheckpointError where there is none."""
+        step, notes = self._read(kind)
+        return step, notes["notes"]
+
+    def restore(self, kind: str, abstract: Any) -> tuple[int, Any, dict[str, Any]]:
+        """Step, tree and notes of the newest checkpoint of a kind.
+
+        `abstract` has the shapes and dtypes that the caller expects. CheckpointError names the first arrays that differ.
+        """
+        import orbax.checkpoint as ocp
+
+        step, notes = self._read(kind)
+        differing = differences(describe(abstract), notes["arrays"])
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise CheckpointError(
+                f"{self._root / kind / str(step)} belongs to another model: {'; '.join(differing[:3])}{more} "
+                "(here = this config, there = the checkpoint); take the work directory that it came from"
+            )
+        sharding = SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
+        try:
+            restored = self._manager(kind).restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))
+        except Exception as error:
+            raise CheckpointError(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
+        return step, restored.tree, notes["notes"]
+
+    def _read(self, kind: str) -> tuple[int, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
+        step = self.latest_step(kind)
+        if step is None:
+            raise CheckpointError(f"no checkpoint under {self._root / kind}; train first")
+        try:
+            restored = self._manager(kind).restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
+        except Exception as error:
+            raise CheckpointError(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
+        return step, restored.notes
+
+    def _manager(self, kind: str):
+        import orbax.checkpoint as ocp
+
+        if kind not in self._managers:
+            options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[kind], create=True)
+            self._managers[kind] = ocp.CheckpointManager(self._root / kind, options=options)
+        return self._managers[kind]
+
+    def _explain(self, error: Exception) -> CheckpointError:
+        steps = {kind: self._newest_on_disk(kind) for kind in KEPT}
+        kept = ", ".join(f"{kind} at step {step}" for kind, step in steps.items() if step is not None) or "none"
+        return CheckpointError(
+            f"a checkpoint under {self._root} could not be written ({_first_line(error)}); make room or rights and run the "
+            f"same command again; whole checkpoints: {kept}"
+        )
+
+    def _newest_on_disk(self, kind: str) -> int | None:
+        steps = [int(folder.name) for folder in (self._root / kind).glob("*") if folder.name.isdigit()]
+        return max(steps, default=None)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""From settings to a model: the classifier of luna_jax for a task, as pure functions over plain parameters."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lra_tasks.settings import Experiment
+from lra_tasks.task import Task
+from luna_jax.attention.registry import get_attention_config
+from luna_jax.classifier import Classifier, ClassifierConfig
+from luna_jax.encoder import EncoderConfig
+from luna_jax.initializers import INITIALIZERS
+from luna_jax.layers import LayerConfig
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier without its parameters."""
+
+    config: ClassifierConfig
+    init: Callable[[jax.Array], Params]
+    """key -> parameters, a plain nested dict."""
+    apply: Callable[..., jax.Array]
+    """(parameters, tokens [B, N], token_mask [B, N], dropout key or None) -> scores [B, C]."""
+    abstract: Params
+    """Shapes and dtypes of the parameters; nothing is allocated."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers in the model."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract))
+
+
+def classifier_config(experiment: Experiment, task: Task) -> ClassifierConfig:
+    """The model library's configuration of an experiment on a task."""
+    model = experiment.model
+    switches = asdict(getattr(experiment, model.attention))
+    attention = get_attention_config(model.attention)(
+        num_heads=model.num_heads, dropout_rate=model.attention_dropout_rate, **switches
+    )
+    layer = LayerConfig(
+        attention=attention,
+        emb_dim=model.emb_dim,
+        mlp_dim=model.mlp_dim,
+        norm=model.norm,
+        activation=model.activation,
+        dropout_rate=model.dropout_rate,
+        activation_dropout_rate=model.activation_dropout_rate,
+        dtype=jnp.dtype(model.dtype),
+        param_dtype=jnp.float32,
+        initializers=INITIALIZERS[model.initializers],
+    )
+    encoder = EncoderConfig(
+        layer=layer,
+        num_layers=model.num_layers,
+        tie_layers=model.tie_layers,
+        vocab_size=task.vocabulary.size,
+        max_length=task.max_length + model.prepend_cls,
+        prepend_cls=model.prepend_cls,
+        positions=model.positions,
+        scale_embedding=model.scale_embedding,
+        embedding_norm=model.embedding_norm,
+        remat=model.remat,
+    )
+    return ClassifierConfig(
+        encoder=encoder, pooling=model.pooling, classifier_dim=model.classifier_dim, num_classes=task.num_classes
+    )
+
+
+def build_model(experiment: Experiment, task: Task) -> Model:
+    """The classifier of an experiment on a task."""
+    return model_from_config(classifier_config(experiment, task))
+
+
+def model_from_config(config: ClassifierConfig) -> Model:
+    """A classifier as pure functions: `init` and `apply` over a plain nested dict of arrays."""
+
+    def build(key):
+        return Classifier(config, rngs=nnx.Rngs(params=key))
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+
+    graphdef, _ = nnx.split(jax.eval_shape(build, jax.random.key(0)))
+
+    def apply(params, tokens, token_mask, dropout_key=None):
+        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
+        model = nnx.merge(graphdef, params)
+        return model(tokens, token_mask, deterministic=dropout_key is None, rngs=rngs)
+
+    return Model(config, init, apply, jax.eval_shape(init, jax.random.key(0)))

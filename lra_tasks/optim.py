@@ -1,0 +1,38 @@
+"""The optimizer: Adam with decoupled decay under a schedule, all optax."""
+
+import optax
+
+from lra_tasks.settings import OptimSettings
+
+
+def make_schedule(settings: OptimSettings, num_steps: int) -> optax.Schedule:
+    """Learning rate by the number of updates already made (the first update uses schedule(0)).
+
+    Linear from `initial_learning_rate` to the peak over `warmup_steps`, then, with t updates made and W the warm-up:
+      constant      the peak
+      inverse_sqrt  peak sqrt(W / t), W at least 1 (fairseq's `inverse_sqrt`; LRA's `rsqrt` with constant c is peak c / sqrt(W))
+      cosine        peak (1 + cos(pi (t - W) / (num_steps - W))) / 2
+      linear        peak (num_steps - t) / (num_steps - W)
+    """
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    remaining = max(num_steps - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "inverse_sqrt": lambda: lambda count: peak * (max(warmup, 1) / (count + max(warmup, 1))) ** 0.5,
+        "cosine": lambda: optax.cosine_decay_schedule(peak, remaining),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, remaining),
+    }[settings.schedule]()
+    start = optax.linear_schedule(settings.initial_learning_rate, peak, max(warmup, 1))
+    return optax.join_schedules([start, after], [warmup])
+
+
+def make_optimizer(settings: OptimSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """p <- p - lr (m^ / (sqrt(v^) + eps) + decay p), on every parameter; clipped to `clip_norm` first, if it is set."""
+    adam = optax.adamw(
+        schedule,
+        b1=settings.beta1,
+        b2=settings.beta2,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam) if settings.clip_norm else adam

@@ -1,0 +1,200 @@
+"""A resolved config as frozen dataclasses without defaults: one section, one class. Never imports JAX.
+
+`configs/base.py` declares the same keys with their values and meanings. A key that is missing, unknown or of another
+type fails here, at the start.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lra_tasks.errors import UserError, nearest
+from lra_tasks.typed_json import build
+
+SCHEDULES = ("constant", "inverse_sqrt", "cosine", "linear")
+DTYPES = ("float32", "bfloat16")
+MECHANISMS = ("luna", "softmax")
+"""Sections that belong to one attention mechanism; a test holds them equal to the model library's registry."""
+
+
+def _check_choice(section: str, key: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{section}.{key}={value!r} is unknown; {nearest(value, choices)}")
+
+
+def _check_range(section: str, values: dict[str, float], low: float, high: float = float("inf")) -> None:
+    for key, value in values.items():
+        if not low <= value < high:
+            raise UserError(f"{section}.{key}={value} must be at least {low:g}" + (f" and below {high:g}" if high < 1e9 else ""))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which task."""
+
+    task: str
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The encoder and its head, whatever the mechanism."""
+
+    attention: str
+    emb_dim: int
+    mlp_dim: int
+    num_layers: int
+    tie_layers: bool
+    num_heads: int
+    norm: str
+    activation: str
+    positions: str
+    prepend_cls: bool
+    scale_embedding: bool
+    embedding_norm: bool
+    initializers: str
+    dropout_rate: float
+    attention_dropout_rate: float
+    activation_dropout_rate: float
+    pooling: str
+    classifier_dim: int
+    remat: bool
+    dtype: str
+
+    def __post_init__(self):
+        _check_choice("model", "attention", self.attention, MECHANISMS)
+        _check_choice("model", "norm", self.norm, ("post", "pre"))
+        _check_choice("model", "activation", self.activation, ("gelu", "relu"))
+        _check_choice("model", "positions", self.positions, ("learned", "sinusoidal"))
+        _check_choice("model", "initializers", self.initializers, ("bert", "fairseq"))
+        _check_choice("model", "pooling", self.pooling, ("cls", "mean", "packed"))
+        _check_choice("model", "dtype", self.dtype, DTYPES)
+        sizes = ("emb_dim", "mlp_dim", "num_layers", "num_heads", "classifier_dim")
+        _check_range("model", {key: getattr(self, key) for key in sizes}, 1)
+        rates = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
+        _check_range("model", {key: getattr(self, key) for key in rates}, 0, 1)
+        if self.emb_dim % self.num_heads:
+            raise UserError(f"model.num_heads={self.num_heads} does not divide model.emb_dim={self.emb_dim}; choose a divisor")
+        if self.pooling == "cls" and not self.prepend_cls:
+            raise UserError("model.pooling='cls' reads position 0, which is [CLS] only with model.prepend_cls=True")
+
+
+@dataclass(frozen=True)
+class LunaSettings:
+    """Luna's own switches."""
+
+    num_pack_heads: int
+    pack_length: int
+    tie_kv: bool
+    contextual_pack: bool
+
+    def __post_init__(self):
+        _check_range("luna", {"num_pack_heads": self.num_pack_heads, "pack_length": self.pack_length}, 1)
+
+
+@dataclass(frozen=True)
+class SoftmaxSettings:
+    """Softmax attention's own switch."""
+
+    implementation: str
+
+    def __post_init__(self):
+        _check_choice("softmax", "implementation", self.implementation, ("xla", "cudnn", "unfused"))
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Adam with decoupled decay and its schedule."""
+
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    initial_learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+
+    def __post_init__(self):
+        _check_choice("optim", "schedule", self.schedule, SCHEDULES)
+        keys = ("learning_rate", "warmup_steps", "initial_learning_rate", "epsilon", "weight_decay", "clip_norm")
+        _check_range("optim", {key: getattr(self, key) for key in keys}, 0)
+        _check_range("optim", {"beta1": self.beta1, "beta2": self.beta2}, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop. Durations are in steps; a step is one batch."""
+
+    seed: int
+    num_steps: int
+    batch_size: int
+    eval_batch_size: int
+    log_every_steps: int
+    eval_every_steps: int
+    checkpoint_every_steps: int
+
+    def __post_init__(self):
+        values = dataclasses.asdict(self)
+        _check_range("train", {"seed": values.pop("seed")}, 0, 2**32)
+        _check_range("train", values, 1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run's result. The sections of mechanisms that are not in use are None."""
+
+    row: str
+    """Label of the row in tables."""
+    protocol: str
+    """Which recipe the values come from; the table never mixes two in one row."""
+    data: DataSettings
+    model: ModelSettings
+    luna: LunaSettings | None
+    softmax: SoftmaxSettings | None
+    optim: OptimSettings
+    train: TrainSettings
+
+    def __post_init__(self):
+        if self.model.pooling == "packed" and self.luna is None:
+            raise UserError(f"model.pooling='packed' needs a packed sequence, which {self.model.attention} has not; take cls or mean")
+        if self.luna is not None and self.model.emb_dim % self.luna.num_pack_heads:
+            raise UserError(
+                f"luna.num_pack_heads={self.luna.num_pack_heads} does not divide model.emb_dim={self.model.emb_dim}; choose a divisor"
+            )
+        if self.softmax is not None and self.softmax.implementation == "cudnn" and self.model.attention_dropout_rate:
+            raise UserError("softmax.implementation='cudnn' has no dropout; set model.attention_dropout_rate to 0 or take 'xla'")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested dict of the values in use, as it goes into config.json, into the hash and into the record."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def resolve(config: dict[str, Any], overridden: Iterable[str] = ()) -> Experiment:
+    """A config, fresh or read back from config.json, as an Experiment.
+
+    Sections of other mechanisms are left out. `overridden` are the dotted keys that the user set by hand: one that lies
+    in a section that is not in use raises, for it would be accepted and ignored.
+    """
+    config = dict(config)
+    attention = config.get("model", {}).get("attention")
+    unused = [name for name in MECHANISMS if name != attention]
+    for key in overridden:
+        if key.split(".")[0] in unused and attention in MECHANISMS:
+            raise UserError(f"{key} has no effect with model.attention={attention!r}; leave it out or change the attention")
+    for name in unused:
+        config[name] = None
+    return build(Experiment, config)
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two nested dicts differ, as `train.seed: 1 here, 0 there`."""
+    found = []
+    for key in sorted({*mine, *theirs}):
+        a, b = mine.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} here, {b!r} there")
+    return found

@@ -1,0 +1,81 @@
+"""One train step and one eval step, compiled once a run each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lra_tasks.metrics import Sums, score
+from lra_tasks.model import Model
+from lra_tasks.optim import make_optimizer, make_schedule
+from lra_tasks.settings import Experiment
+from lra_tasks.task import Batch
+
+State = dict[str, Any]
+"""Everything a run needs to go on: {"params", "opt_state", "step"}. The step is also the data state and the dropout state."""
+
+DROPOUT_STREAM = 1
+"""Folded into the seed's key, so that dropout never repeats the numbers that made the parameters."""
+
+
+def make_init(experiment: Experiment, model: Model) -> Callable[[], State]:
+    """A function that makes the state of step 0 from the seed alone."""
+    optimizer = make_optimizer(experiment.optim, make_schedule(experiment.optim, experiment.train.num_steps))
+
+    def init() -> State:
+        params = model.init(jax.random.key(experiment.train.seed))
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+    return init
+
+
+def make_train_step(experiment: Experiment, model: Model) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+    """(state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "learning_rate"}), all means over real examples.
+
+    The old state is donated. Dropout of step t draws from the run's key with t folded in.
+    """
+    schedule = make_schedule(experiment.optim, experiment.train.num_steps)
+    optimizer = make_optimizer(experiment.optim, schedule)
+
+    def train_step(state: State, batch: Batch):
+        run_key = jax.random.fold_in(jax.random.key(experiment.train.seed), DROPOUT_STREAM)
+        dropout_key = jax.random.fold_in(run_key, state["step"])
+
+        def loss_of(params):
+            logits = model.apply(params, batch.tokens, batch.token_mask, dropout_key)
+            sums, _ = score(logits, batch.labels, batch.example_mask)
+            return sums.loss / jnp.maximum(sums.count, 1), sums
+
+        (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        numbers = {
+            "loss": loss,
+            "accuracy": sums.correct / jnp.maximum(sums.count, 1),
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": schedule(state["step"]),
+        }
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(model: Model) -> Callable[[Any, Batch], tuple[Sums, jax.Array]]:
+    """(params, batch) -> (sums over real examples, which examples were answered right [B])."""
+
+    def eval_step(params, batch: Batch):
+        logits = model.apply(params, batch.tokens, batch.token_mask)
+        return score(logits, batch.labels, batch.example_mask)
+
+    return jax.jit(eval_step)
+
+
+def make_predict_step(model: Model) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> class probabilities [B, C]."""
+
+    def predict_step(params, batch: Batch):
+        return jax.nn.softmax(model.apply(params, batch.tokens, batch.token_mask), axis=-1)
+
+    return jax.jit(predict_step)
