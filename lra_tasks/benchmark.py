@@ -1,0 +1,215 @@
+"""Measurements that the README quotes: memory of a train step, its speed, data generation, the loader."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from absl import flags
+
+from lra_tasks import cli
+from lra_tasks.errors import UserError, nearest
+
+USAGE = """Measurements that the README quotes. Run them on a quiet machine.
+
+  python -m lra_tasks.benchmark memory      peak temporary memory of the compiled train step by length, Text size
+  python -m lra_tasks.benchmark speed       seconds a train step by length, Text size
+  python -m lra_tasks.benchmark generate    seconds to generate the full ListOps
+  python -m lra_tasks.benchmark loader      milliseconds a batch of ListOps
+
+memory compiles and runs nothing, so it measures lengths that would not fit."""
+
+_LENGTHS = flags.DEFINE_list("lengths", ["1024", "2048", "4096", "8192", "16384"], "sequence lengths, [CLS] included")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "examples a batch")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "timed repetitions; the median and the range are printed")
+_DROPOUT = flags.DEFINE_float("dropout", 0.3, "dropout and attention dropout; 0.3 is the Text recipe")
+_REMAT = flags.DEFINE_bool("remat", False, "recompute layers in the backward pass")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "of the computation")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader")
+
+TEXT_SIZE = {"emb_dim": 256, "mlp_dim": 1024, "num_heads": 4, "num_layers": 4, "classifier_dim": 1024}
+"""The authors' Text model: `luna_lra` architectures, facts of fairseq-apollo at commit 1ea2f78."""
+TEXT_VOCABULARY = 257
+ROWS = ("luna16", "luna128", "luna256", "softmax unfused", "softmax xla")
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code."""
+    names = argv[1:] or ["memory"]
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"unknown benchmark {name!r}; {nearest(name, BENCHMARKS)}")
+    for name in names:
+        BENCHMARKS[name]()
+    return 0
+
+
+def make_text_step(row: str, length: int):
+    """(train step, abstract state, abstract batch) of a Text-size model at a length."""
+    import jax
+    import jax.numpy as jnp
+
+    from configs import base
+    from lra_tasks.model import classifier_config, model_from_config
+    from lra_tasks.registry import get_task
+    from lra_tasks.settings import resolve
+    from lra_tasks.steps import make_init, make_train_step
+    from lra_tasks.task import Batch
+
+    config = base.get_config()
+    config.row, config.data.task = row, "listops"
+    config.model.update(TEXT_SIZE)
+    config.model.dropout_rate = config.model.attention_dropout_rate = _DROPOUT.value
+    config.model.remat, config.model.dtype = _REMAT.value, _DTYPE.value
+    config.luna.num_pack_heads = TEXT_SIZE["num_heads"]
+    if row.startswith("luna"):
+        config.luna.pack_length = int(row.removeprefix("luna"))
+    else:
+        config.model.attention, config.softmax.implementation = row.split()
+    experiment = resolve(config.to_dict())
+    classifier = classifier_config(experiment, get_task("listops"))
+    encoder = replace(classifier.encoder, vocab_size=TEXT_VOCABULARY, max_length=length)
+    model = model_from_config(replace(classifier, encoder=encoder, num_classes=2))
+    size = _BATCH_SIZE.value
+    batch = Batch(
+        tokens=jax.ShapeDtypeStruct((size, length - 1), jnp.int32),
+        token_mask=jax.ShapeDtypeStruct((size, length - 1), jnp.bool_),
+        labels=jax.ShapeDtypeStruct((size,), jnp.int32),
+        example_mask=jax.ShapeDtypeStruct((size,), jnp.bool_),
+    )
+    init = make_init(experiment, model)
+    return make_train_step(experiment, model), init, batch
+
+
+def read_lengths() -> list[int]:
+    """--lengths as numbers."""
+    try:
+        return [int(length) for length in _LENGTHS.value]
+    except ValueError:
+        raise UserError(f"--lengths {','.join(_LENGTHS.value)} must be whole numbers, such as 1024,2048") from None
+
+
+def exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
+    """Slope of log value over log length: 1 is linear, 2 quadratic."""
+    import numpy as np
+
+    return float(np.polyfit(np.log(lengths), np.log(values), 1)[0]) if len(lengths) > 1 else float("nan")
+
+
+def print_table(title: str, unit: str, lengths: Sequence[int], rows: dict[str, list[float]], baseline: str) -> None:
+    """Values by row and length, the exponent, and the ratio to the baseline at each length."""
+    print(f"{title} ({unit})")
+    print(f"{'':18}" + "".join(f"{length:>10}" for length in lengths) + f"{'exponent':>10}")
+    for row, values in rows.items():
+        print(f"{row:18}" + "".join(f"{value:>10.3f}" for value in values) + f"{exponent(lengths, values):>10.2f}")
+    print(f"ratio to {baseline}")
+    for row, values in rows.items():
+        print(f"{row:18}" + "".join(f"{v / b:>10.3f}" for v, b in zip(values, rows[baseline], strict=True)))
+
+
+def describe_machine() -> str:
+    """Device, cores and versions in a line."""
+    import jax
+
+    from lra_tasks.provenance import host_cores
+
+    device = jax.devices()[0]
+    return f"{device.platform} {device.device_kind}, {host_cores()} cores, jax {jax.__version__}"
+
+
+def describe_setting() -> str:
+    """The flags that matter, in a line."""
+    return f"batch {_BATCH_SIZE.value}, dropout {_DROPOUT.value}, remat {_REMAT.value}, {_DTYPE.value}; {describe_machine()}"
+
+
+def measure_memory() -> None:
+    """Peak temporary memory of the compiled train step, by XLA's own account."""
+    import jax
+
+    lengths, rows = read_lengths(), {}
+    for row in ROWS:
+        rows[row] = []
+        for length in lengths:
+            step, init, batch = make_text_step(row, length)
+            compiled = step.lower(jax.eval_shape(init), batch).compile()
+            rows[row].append(compiled.memory_analysis().temp_size_in_bytes / 2**20)
+    print_table(f"train step, temporary memory; {describe_setting()}", "MiB", lengths, rows, "softmax unfused")
+
+
+def measure_speed() -> None:
+    """Seconds a train step on random bytes; median, with the range below."""
+    import jax
+    import numpy as np
+
+    lengths, rows, ranges = read_lengths(), {}, {}
+    for row in ROWS:
+        rows[row], ranges[row] = [], []
+        for length in lengths:
+            step, init, abstract = make_text_step(row, length)
+            state = jax.jit(init)()
+            compiled = step.lower(state, abstract).compile()
+            generator = np.random.default_rng(0)
+            batch = abstract._replace(
+                tokens=generator.integers(1, TEXT_VOCABULARY, abstract.tokens.shape, dtype=np.int32),
+                token_mask=np.ones(abstract.tokens.shape, bool),
+                labels=np.zeros(_BATCH_SIZE.value, np.int32),
+                example_mask=np.ones(_BATCH_SIZE.value, bool),
+            )
+            seconds = []
+            for _ in range(_REPEATS.value + 1):
+                begin = time.perf_counter()
+                state, numbers = compiled(state, batch)
+                jax.block_until_ready((state, numbers))
+                seconds.append(time.perf_counter() - begin)
+            rows[row].append(float(np.median(seconds[1:])))  # the first one warms up
+            ranges[row].append(f"{min(seconds[1:]):.3f}-{max(seconds[1:]):.3f}")
+    print_table(f"train step, median of {_REPEATS.value}; {describe_setting()}", "s", lengths, rows, "softmax unfused")
+    for row, values in ranges.items():
+        print(f"range {row:18}" + "  ".join(values))
+
+
+def measure_generation() -> None:
+    """Seconds to generate the full ListOps in memory, without records and store."""
+    from lra_tasks.listops import generate
+    from lra_tasks.preparation import count_cores
+    from lra_tasks.registry import get_task
+
+    task = get_task("listops")
+    seconds = []
+    for _ in range(_REPEATS.value):
+        begin = time.perf_counter()
+        generate(task.grammar, task.seed, task.splits, num_workers=count_cores())
+        seconds.append(time.perf_counter() - begin)
+    shown = ", ".join(f"{value:.1f}" for value in sorted(seconds))
+    print(f"ListOps, {sum(task.splits.values()):,} examples, {count_cores()} workers: {shown} s")
+
+
+def measure_loader() -> None:
+    """Milliseconds to gather and pad a batch of 32 ListOps examples."""
+    import numpy as np
+
+    from lra_tasks.loader import batch_at
+    from lra_tasks.preparation import ensure_prepared
+    from lra_tasks.registry import get_task
+
+    task = get_task("listops")
+    split = ensure_prepared(task, Path(_DATA_DIR.value), print)["train"]
+    seconds = []
+    for step in range(1000):
+        begin = time.perf_counter()
+        batch_at(split, seed=0, step=step, batch_size=32, length=task.max_length)
+        seconds.append(time.perf_counter() - begin)
+    low, middle, high = np.percentile(seconds, [5, 50, 95]) * 1000
+    print(f"batch of 32 x {task.max_length}: median {middle:.3f} ms (5 to 95 %: {low:.3f} to {high:.3f} ms)")
+
+
+BENCHMARKS = {
+    "memory": measure_memory,
+    "speed": measure_speed,
+    "generate": measure_generation,
+    "loader": measure_loader,
+}
+
+
+if __name__ == "__main__":
+    cli.run(main, USAGE)

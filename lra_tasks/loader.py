@@ -1,0 +1,91 @@
+"""A batch as a pure function of (seed, step): the step is the whole data state, whatever the number of hosts."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from lra_tasks.errors import UserError
+from lra_tasks.task import Batch, Split
+
+ALL_ROWS = slice(None)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order [E] of one epoch.
+
+    Raw 64-bit words of a counter-based generator, sorted stably: unlike `Generator.permutation`, whose stream may
+    change, this gives the same order with every NumPy version.
+    """
+    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_examples)
+    order = np.argsort(keys, kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def stream_indices(num_examples: int, *, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Example numbers [B] of the batch at `step` in the endless stream of shuffled epochs; nothing is dropped."""
+    begin = step * batch_size
+    parts, missing = [], batch_size
+    while missing:
+        epoch, place = divmod(begin, num_examples)
+        part = epoch_order(seed, epoch, num_examples)[place : place + missing]
+        parts.append(part)
+        begin += len(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def gather(split: Split, indices: np.ndarray, length: int) -> Batch:
+    """The examples `indices` [B], cut to their first `length` tokens and padded with 0 to it."""
+    begins = split.offsets[indices]
+    lengths = np.minimum(split.offsets[indices + 1] - begins, length)
+    tokens = np.zeros((len(indices), length), np.int32)
+    # One slice copy a row: half the time of one fancy index over the whole batch at 2,000 tokens.
+    for row, begin, size in zip(tokens, begins.tolist(), lengths.tolist(), strict=True):
+        row[:size] = split.tokens[begin : begin + size]
+    token_mask = np.arange(length) < lengths[:, None]
+    return Batch(tokens, token_mask, split.labels[indices].astype(np.int32), np.ones(len(indices), bool))
+
+
+def batch_at(split: Split, *, seed: int, step: int, batch_size: int, length: int, rows: slice = ALL_ROWS) -> Batch:
+    """The training batch at `step` (from 0). Batches run on over epochs, so every example comes once an epoch.
+
+    Args:
+        split: the examples.
+        seed: 0 .. 2**64 - 1, chooses the order of every epoch.
+        step: number of the batch.
+        batch_size: examples of the global batch, B.
+        length: N; longer examples keep their first N tokens.
+        rows: the rows of the global batch that this host wants; default all.
+    """
+    indices = stream_indices(split.num_examples, seed=seed, step=step, batch_size=batch_size)
+    return gather(split, indices[rows], length)
+
+
+def eval_batches(split: Split, *, batch_size: int, length: int, rows: slice = ALL_ROWS) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is filled up with rows whose `example_mask` is False."""
+    for begin in range(0, split.num_examples, batch_size):
+        indices = np.arange(begin, begin + batch_size)[rows]
+        real = indices < split.num_examples
+        batch = gather(split, indices[real], length)
+        yield batch if real.all() else fill_up(batch, len(indices))
+
+
+def fill_up(batch: Batch, batch_size: int) -> Batch:
+    """`batch` with zero rows added up to `batch_size`; their masks are False."""
+    missing = batch_size - len(batch.labels)
+    return Batch(*(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for array in batch))
+
+
+def pad_documents(documents: Sequence[np.ndarray], length: int) -> Batch:
+    """Encoded free texts as one batch with labels 0. Raises UserError for a document longer than `length` tokens."""
+    for place, document in enumerate(documents, 1):
+        if len(document) > length:
+            raise UserError(f"text {place} has {len(document)} tokens, the model takes at most {length}")
+    sizes = [len(document) for document in documents]
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+    flat = np.concatenate(documents) if documents else np.zeros(0, np.uint8)
+    split = Split(flat, offsets, np.zeros(len(documents), np.uint8))
+    return gather(split, np.arange(len(documents)), length)

@@ -1,0 +1,95 @@
+"""The results table: every recorded run beside the published numbers.
+
+    python -m lra_tasks.results [PATH ...] [--format=markdown|latex|csv|json] [--checkpoint=best|last]
+
+PATH is a record, or a folder that is searched for records; without one it is results/records of this project. A record
+that cannot be trusted is named on stderr and left out, and the exit code is 1.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from lra_tasks import cli, table_text, tables
+from lra_tasks.errors import UserError
+from lra_tasks.record import Record, RecordError, read_record
+
+FORMATS = ("markdown", "latex", "csv", "json")
+RESULTS = Path(__file__).parents[1] / "results"
+# a file of another name in a folder is taken for a record when it has most of these keys
+TELLTALE = {"schema_version", "task", "row", "seed", "config_hash", "experiment_hash", "best", "last"}
+
+
+def find_records(paths: Sequence[Path]) -> list[Path]:
+    """The files to read: named files, and in folders record.json and other JSON files that look like a record.
+
+    UserError for a path that does not exist.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += [file for file in sorted(path.rglob("*.json")) if file.name == "record.json" or _looks_like(file)]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder; give folders of runs, or the files of records")
+    return list({file.resolve(): file for file in reversed(found)}.values())[::-1]
+
+
+def _looks_like(file: Path) -> bool:
+    """Whether a JSON file is meant as a record. Broken JSON is, so that a record cut short is not passed over."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return isinstance(content, dict) and len(TELLTALE & content.keys()) > len(TELLTALE) // 2
+
+
+def read_records(files: Sequence[Path]) -> tuple[list[tuple[str, Record]], list[str]]:
+    """The records that can be trusted, by file name, and one line for each that cannot."""
+    records, faults = [], []
+    for file in files:
+        try:
+            records.append((str(file), read_record(file)))
+        except RecordError as error:
+            faults.append(str(error))
+    return records, faults
+
+
+def read_published(path: Path) -> tables.Published:
+    """The published numbers. UserError names the file and the fault."""
+    try:
+        return tables.parse_published(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{path}: cannot be used as published numbers ({error})") from None
+
+
+def render(records: Sequence[tuple[str, Record]], published: tables.Published, form: str, checkpoint: str) -> str:
+    """The whole text in one of FORMATS."""
+    experiments, notes = tables.group_records(records, checkpoint, published)
+    if form == "csv":
+        return table_text.to_csv(experiments, published)
+    if form == "json":
+        return table_text.to_json(experiments, published, notes)
+    write = table_text.to_latex if form == "latex" else table_text.to_markdown
+    return write(table_text.lay_out(experiments, published), notes + table_text.list_sources(published))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table. Returns 0, or 1 where a record was left out."""
+    paths = [Path(argument) for argument in argv[1:]] or [RESULTS / "records"]
+    records, faults = read_records(find_records(paths))
+    published = read_published(RESULTS / "published.json")
+    print(render(records, published, flags.FLAGS.format, flags.FLAGS.checkpoint), end="")
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":  # here, since other entries have flags of the same names
+    flags.DEFINE_enum("format", "markdown", FORMATS, "What to print.")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of a run counts.")
+    cli.run(main, str(__doc__))
