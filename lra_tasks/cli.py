@@ -38,7 +38,6 @@ def run(main: Callable[[list[str]], int | None], usage: str, *, takes_arguments:
     except KeyboardInterrupt:
         leave(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        hush()
         leave(EXIT_BROKEN_PIPE)
 
 

@@ -15,6 +15,7 @@ Importing this module imports tensorflow-datasets; only preparation does.
 
 import contextlib
 import io
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from lra_tasks.errors import UserError
 from lra_tasks.registry import TASKS
@@ -152,10 +152,11 @@ def read_split(source: Any, task: Task, advance: Callable[[int], None]) -> Split
 def quiet_tfds() -> Iterator[None]:
     """Mutes tfds' progress bars, its log and what it prints; ours is the one report."""
     tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
+    log = logging.getLogger("absl")  # where tfds logs
+    level = log.level
+    log.setLevel(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        log.setLevel(level)

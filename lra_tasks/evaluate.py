@@ -53,7 +53,7 @@ def read_experiment(workdir: Path) -> Experiment:
         return resolve(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; --workdir must be the folder of a run of lra_tasks.train") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be read ({error}); train again in another --workdir") from None
 
 
@@ -121,4 +121,4 @@ def answer(experiment, task, workdir: Path, texts) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, USAGE)
+    cli.run(main, USAGE, takes_arguments=False)

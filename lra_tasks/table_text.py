@@ -34,7 +34,8 @@ def lay_out(experiments: Sequence[Experiment], published: Published) -> list[Tab
     """Accuracies by task with the papers' rows beside ours; and of the runs, the comparison and the cost."""
     titles = {task.task: task.title for task in published.tasks}
     more = {one.task: one.task_title for one in experiments if one.task not in titles}
-    accuracies = _lay_out_accuracies(experiments, published, {**titles, AVERAGE: "Average", **more})
+    average = {AVERAGE: "Average"} if len(titles) > 1 else {}
+    accuracies = _lay_out_accuracies(experiments, published, {**titles, **average, **more})
     if not experiments:
         return [accuracies]
     return [accuracies, _lay_out_comparison(experiments, published), _lay_out_cost(experiments, published)]
@@ -73,11 +74,10 @@ def _our_lines(
     lines = []
     for protocol in dict.fromkeys(one.protocol for one in ours):
         cells = {task: [one for one in ours if (one.task, one.protocol) == (task, protocol)] for task in tasks}
-        cells[AVERAGE] = []
         for index in range(max(len(found) for found in cells.values())):
             texts = [_cell(cells[task], index) for task in tasks]
-            if index == 0:
-                texts[tasks.index(AVERAGE)] = _average(cells, published)
+            if AVERAGE in tasks:
+                texts[tasks.index(AVERAGE)] = _average(cells, published) if index == 0 else ""
             lines.append((title, f"ours, {protocol}", *texts))
     return lines
 

@@ -43,9 +43,11 @@ def main(_argv: list[str]) -> int:
         print(f"{workdir} is finished; its record is {workdir / 'record.json'}")
         return 0
 
+    from lra_tasks.console import Console
     from lra_tasks.preparation import ensure_prepared
 
-    splits = ensure_prepared(task, Path(_DATA_DIR.value), cli.report)
+    with Console() as console:
+        splits = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
 
     from lra_tasks.finishing import write_run_record
     from lra_tasks.training import Stopped, train
@@ -55,6 +57,11 @@ def main(_argv: list[str]) -> int:
     except Stopped as stopped:
         cli.say(str(stopped))
         return EXIT_STOPPED
+    except BrokenPipeError:  # nobody reads our output any more: not the work directory's fault
+        raise
+    except OSError as error:
+        fault = error.strerror or error
+        raise UserError(f"{workdir} cannot be written ({fault}); make room or rights and run the same command again") from error
     return 0
 
 
@@ -73,6 +80,8 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
         raise UserError(f"--workdir {workdir} cannot be used ({error.strerror or error}); take a folder you may write to") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); take another --workdir") from None
+    if not isinstance(before, dict):
+        raise UserError(f"{path} is not a config; take another --workdir")
     found = differences(config, before)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -96,4 +105,4 @@ def print_scores(record, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, USAGE)
+    cli.run(main, USAGE, takes_arguments=False)

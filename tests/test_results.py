@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PUBLISHED = results.read_published(ROOT / "results" / "published.json")
 # averages that the papers print and their own five tasks do not give
 MISPRINTED_AVERAGES = {("lra", "sinkhorn")}
+NOT_RUN_CELL = "not run"
 
 SMALL = tables.parse_published(
     {
@@ -361,3 +362,27 @@ def test_experiments_are_immutable():
     (one,), _ = group(make_record())
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.row = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_task_can_be_chosen_and_takes_its_models_and_sources_with_it():
+    records = name_records(make_record(seed=1), make_record(seed=2, task="small", task_title="Small"))
+    chosen, published = results.select_tasks(records, SMALL, ["small"])
+    assert [record.task for _, record in chosen] == ["small"]
+    assert (published.tasks, published.values, published.sources) == ((), (), {})
+    text = results.render(chosen, published, "markdown", "best")
+    assert "| Model   | Source              |     Small |" in text
+    assert "Local" not in text
+    assert "Average" not in text
+    assert NOT_RUN_CELL not in text
+
+
+def test_a_published_task_keeps_its_published_rows_and_what_is_not_run():
+    _, published = results.select_tasks([], SMALL, ["listops"])
+    assert [row.row for row in published.rows] == ["transformer", "luna16"]
+    assert "| ListOps |" in results.render([], published, "markdown", "best")
+    assert "not run" in results.render([], published, "markdown", "best")
+
+
+def test_a_task_that_nobody_has_is_an_error():
+    with pytest.raises(UserError, match=r"--task 'listop' .*did you mean 'listops'"):
+        results.select_tasks([], SMALL, ["listop"])

@@ -1,0 +1,69 @@
+"""The README is code too: its layer example runs, its commands name what exists, its numbers are the code's."""
+
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from lra_tasks.model import build_model
+from lra_tasks.registry import get_task
+from lra_tasks.settings import resolve
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    return re.split(r"^## ", README.split(f"## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_layer_example_runs_learns_and_honours_its_mask():
+    code = blocks(section("The layer in your own model"), "python")[0]
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]) <= 10
+    names: dict = {}
+    exec(code, names)
+    block = names["Block"](64, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 50, 64))
+    x_mask = jnp.arange(50)[None] < jnp.array([[50], [30]])
+    y = block(x, x_mask)
+    assert y.shape == x.shape
+    changed = block(x.at[1, 30:].set(9.0), x_mask)
+    assert jnp.array_equal(y[1, :30], changed[1, :30])
+    assert not jnp.array_equal(y, block(x, x_mask, deterministic=False, rngs=nnx.Rngs(dropout=1)))
+    gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p)(x, x_mask)))
+    graphdef, params = nnx.split(block)
+    assert all(jnp.any(leaf != 0) for path, leaf in jax.tree.leaves_with_path(gradient(params)) if "_key" not in str(path))
+
+
+def test_commands_name_entries_and_configs_that_exist():
+    commands = "\n".join(blocks(README, "sh"))
+    entries = set(re.findall(r"python -m (lra_tasks\.\w+)", commands))
+    assert {"lra_tasks.prepare", "lra_tasks.train", "lra_tasks.evaluate", "lra_tasks.results"} <= entries
+    for entry in entries:
+        assert (ROOT / f"{entry.replace('.', '/')}.py").is_file(), entry
+    for config in re.findall(r"--config (configs/\w+\.py)", commands):
+        assert (ROOT / config).is_file(), config
+    for target in re.findall(r"make ([\w-]+)", commands):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("listops_*.py")))
+def test_parameter_counts_in_the_readme_are_the_models(name):
+    experiment = resolve(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    count = build_model(experiment, get_task(experiment.data.task)).num_parameters
+    row = next(line for line in section("ListOps").splitlines() if f"`{name}.py`" in line and line.startswith("|"))
+    assert f"{count:,}" in row
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
