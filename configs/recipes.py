@@ -1,6 +1,6 @@
 """One function a task: its hyperparameters, each with its source.
 
-Sources: [script] `examples/long_range_arena/train_luna_*.sh` of XuezheMax/fairseq-apollo at commit 5648724 (2021-11-03),
+Sources: [script] `examples/long_range_arena/train_luna_*.sh` of XuezheMax/fairseq-apollo at commit 5648724 (Nov 2021),
 [readme] `examples/luna/README.lra.md` at commit 1ea2f78 (2021-12-08), [arch] the model registered there,
 [code] its task and trainer, [table 7] the Luna paper's appendix, [ours].
 """

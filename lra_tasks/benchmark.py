@@ -20,8 +20,8 @@ USAGE = """Measurements that the README quotes. Run them on a quiet machine.
 memory compiles and runs nothing, so it measures lengths that would not fit."""
 
 _LENGTHS = flags.DEFINE_list("lengths", ["1024", "2048", "4096", "8192", "16384"], "sequence lengths, [CLS] included")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "examples a batch")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "timed repetitions; the median and the range are printed")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "examples a batch", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "timed repetitions; the median and the range are printed", lower_bound=1)
 _DROPOUT = flags.DEFINE_float("dropout", 0.3, "dropout and attention dropout; 0.3 is the Text recipe")
 _REMAT = flags.DEFINE_bool("remat", False, "recompute layers in the backward pass")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "of the computation")
@@ -83,10 +83,10 @@ def make_text_step(row: str, length: int):
 
 def read_lengths() -> list[int]:
     """--lengths as numbers."""
-    try:
-        return [int(length) for length in _LENGTHS.value]
-    except ValueError:
-        raise UserError(f"--lengths {','.join(_LENGTHS.value)} must be whole numbers, such as 1024,2048") from None
+    given = ",".join(_LENGTHS.value)
+    if not all(length.isdecimal() and len(length) < 10 and int(length) >= 2 for length in _LENGTHS.value):
+        raise UserError(f"--lengths {given} must be whole numbers of at least 2, such as 1024,2048")
+    return [int(length) for length in _LENGTHS.value]
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
@@ -119,7 +119,8 @@ def describe_machine() -> str:
 
 def describe_setting() -> str:
     """The flags that matter, in a line."""
-    return f"batch {_BATCH_SIZE.value}, dropout {_DROPOUT.value}, remat {_REMAT.value}, {_DTYPE.value}; {describe_machine()}"
+    flags_given = f"batch {_BATCH_SIZE.value}, dropout {_DROPOUT.value}, remat {_REMAT.value}, {_DTYPE.value}"
+    return f"{flags_given}; {describe_machine()}"
 
 
 def measure_memory() -> None:

@@ -1,6 +1,9 @@
 """Checkpoints through orbax: `last`, to resume from, and `best`, by validation accuracy."""
 
+import functools
 import logging
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,28 @@ class CheckpointError(UserError):
 def describe(tree: Any) -> dict[str, str]:
     """Path of each array to its shape and dtype, the fingerprint that a checkpoint carries."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+@functools.cache
+def mute_what_cannot_be_caught() -> None:
+    """Of a failed save or read we get one error; what its other parts say later would only be tracebacks on stderr.
+
+    Orbax logs each save, and a failed one with its traceback, on absl's logger. The other writes end on a closed event
+    loop, and asyncio logs the errors of those that nobody waits for any more.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    report = sys.unraisablehook
+
+    def hook(unraisable, /):
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Checkpoints:
@@ -31,10 +55,10 @@ class Checkpoints:
     renames at the end, so a name without suffix is always whole.
     """
 
-    def __init__(self, workdir: Path):
-        # Orbax reports each save on absl's logger; the run has its own words for what matters.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self._root = workdir.absolute() / "checkpoints"
+    def __init__(self, workdir: Path, *, clean: bool = False):
+        """`clean` removes what a killed run left half-written: for the run that owns the folder, not for readers."""
+        mute_what_cannot_be_caught()
+        self._root, self._clean = workdir.absolute() / "checkpoints", clean
         self._managers: dict[str, Any] = {}
 
     def __enter__(self) -> "Checkpoints":
@@ -58,9 +82,13 @@ class Checkpoints:
         return self._manager(kind).latest_step()
 
     def save(self, kind: str, step: int, tree: Any, notes: dict[str, Any]) -> None:
-        """Starts to write a checkpoint and returns; a step that is there already is left as it is."""
+        """Starts to write a checkpoint and returns; a step that is there already is left as it is.
+
+        What was started before is on disk then: a run killed now never resumes behind a `best` that it has lost.
+        """
         import orbax.checkpoint as ocp
 
+        self.wait()
         notes = {"notes": notes, "arrays": describe(tree)}
         try:
             manager = self._manager(kind)
@@ -87,7 +115,7 @@ class Checkpoints:
     def restore(self, kind: str, abstract: Any) -> tuple[int, Any, dict[str, Any]]:
         """Step, tree and notes of the newest checkpoint of a kind.
 
-        `abstract` has the shapes and dtypes that the caller expects. CheckpointError names the first arrays that differ.
+        `abstract` has the shapes and dtypes that the caller expects. CheckpointError names the arrays that differ.
         """
         import orbax.checkpoint as ocp
 
@@ -123,7 +151,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if kind not in self._managers:
-            options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[kind], create=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT[kind], create=True, cleanup_tmp_directories=self._clean
+            )
             self._managers[kind] = ocp.CheckpointManager(self._root / kind, options=options)
         return self._managers[kind]
 
@@ -131,8 +161,8 @@ class Checkpoints:
         steps = {kind: self._newest_on_disk(kind) for kind in KEPT}
         kept = ", ".join(f"{kind} at step {step}" for kind, step in steps.items() if step is not None) or "none"
         return CheckpointError(
-            f"a checkpoint under {self._root} could not be written ({_first_line(error)}); make room or rights and run the "
-            f"same command again; whole checkpoints: {kept}"
+            f"a checkpoint under {self._root} could not be written ({_first_line(error)}); make room or rights and "
+            f"run the same command again; whole checkpoints: {kept}"
         )
 
     def _newest_on_disk(self, kind: str) -> int | None:
@@ -141,5 +171,8 @@ class Checkpoints:
 
 
 def _first_line(error: Exception) -> str:
+    refusal = re.search(r": ([^:]+) \[os_error_code=", str(error))
+    if refusal:  # tensorstore repeats the path three times in front of the system's words
+        return refusal.group(1)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -93,8 +93,8 @@ def evaluate(experiment, task, workdir: Path) -> None:
     )
     print(
         f"{experiment.row} on {task.name} {name}, {_CHECKPOINT.value} checkpoint (step {step}): "
-        f"accuracy {100 * result.accuracy:.2f}%, loss {result.loss:.4f}, {result.evaluated} of {task.splits[name]} examples "
-        f"(majority class {100 * majority_share(task, split):.2f}%)"
+        f"accuracy {100 * result.accuracy:.2f}%, loss {result.loss:.4f}, "
+        f"{result.evaluated} of {task.splits[name]} examples (majority class {100 * majority_share(task, split):.2f}%)"
     )
 
 
@@ -102,8 +102,8 @@ def answer(experiment, task, workdir: Path, texts) -> None:
     """Prints, for each text, the prediction and the probabilities of all classes; at the end the accuracy, if known."""
     import numpy as np
 
-    from lra_tasks.texts import text_batches
     from lra_tasks.steps import make_predict_step
+    from lra_tasks.texts import text_batches
 
     model, step, params = restore_params(experiment, task, workdir)
     predict = make_predict_step(model)
@@ -117,7 +117,10 @@ def answer(experiment, task, workdir: Path, texts) -> None:
             if text.label is not None:
                 right.append(prediction == text.label)
     if right:
-        print(f"accuracy {100 * sum(right) / len(right):.2f}% of {len(right)} texts ({_CHECKPOINT.value} checkpoint, step {step})")
+        print(
+            f"accuracy {100 * sum(right) / len(right):.2f}% of {len(right)} texts "
+            f"({_CHECKPOINT.value} checkpoint, step {step})"
+        )
 
 
 if __name__ == "__main__":

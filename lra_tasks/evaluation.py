@@ -40,7 +40,9 @@ def evaluate_split(
     results = jax.device_get(results)
     count = sum(int(sums.count) for (sums, _), _ in results)
     if count != declared:
-        raise UserError(f"{count} examples were evaluated, {declared} are declared; prepare the task again with --rebuild")
+        raise UserError(
+            f"{count} examples were evaluated, {declared} are declared; prepare the task again with --rebuild"
+        )
     correct = np.concatenate([right[mask] for (_, right), mask in results])
     loss = sum(float(sums.loss) for (sums, _), _ in results) / count
     return Evaluation(loss, int(correct.sum()) / count, correct, count)

@@ -1,5 +1,6 @@
 """The optimizer: Adam with decoupled decay under a schedule, all optax."""
 
+import jax.numpy as jnp
 import optax
 
 from lra_tasks.settings import OptimSettings
@@ -10,7 +11,7 @@ def make_schedule(settings: OptimSettings, num_steps: int) -> optax.Schedule:
 
     Linear from `initial_learning_rate` to the peak over `warmup_steps`, then, with t updates made and W the warm-up:
       constant      the peak
-      inverse_sqrt  peak sqrt(W / t), W at least 1 (fairseq's `inverse_sqrt`; LRA's `rsqrt` with constant c is peak c / sqrt(W))
+      inverse_sqrt  peak sqrt(W / t), W at least 1 (fairseq's; LRA's `rsqrt` with constant c is peak c / sqrt(W))
       cosine        peak (1 + cos(pi (t - W) / (num_steps - W))) / 2
       linear        peak (num_steps - t) / (num_steps - W)
     """
@@ -18,7 +19,8 @@ def make_schedule(settings: OptimSettings, num_steps: int) -> optax.Schedule:
     remaining = max(num_steps - warmup, 1)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
-        "inverse_sqrt": lambda: lambda count: peak * (max(warmup, 1) / (count + max(warmup, 1))) ** 0.5,
+        # join_schedules asks during the warm-up too, with counts below 0
+        "inverse_sqrt": lambda: lambda count: peak * (max(warmup, 1) / (jnp.maximum(count, 0) + max(warmup, 1))) ** 0.5,
         "cosine": lambda: optax.cosine_decay_schedule(peak, remaining),
         "linear": lambda: optax.linear_schedule(peak, 0.0, remaining),
     }[settings.schedule]()

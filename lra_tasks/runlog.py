@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lra_tasks.typed_json import write_text
+
 
 class RunLog:
     """Numbers of a run. `metrics.jsonl` is the source of truth; the console is for people.
@@ -81,7 +83,7 @@ class RunLog:
                 continue  # the torn last line of a killed run
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        self._path.write_text("".join(kept), encoding="utf-8")
+        write_text(self._path, "".join(kept))
 
 
 def _format(numbers: dict[str, float]) -> str:

@@ -26,7 +26,9 @@ def _check_choice(section: str, key: str, value: str, choices: Iterable[str]) ->
 def _check_range(section: str, values: dict[str, float], low: float, high: float = float("inf")) -> None:
     for key, value in values.items():
         if not low <= value < high:
-            raise UserError(f"{section}.{key}={value} must be at least {low:g}" + (f" and below {high:g}" if high < 1e9 else ""))
+            raise UserError(
+                f"{section}.{key}={value} must be at least {low:g}" + (f" and below {high:g}" if high < 1e9 else "")
+            )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class ModelSettings:
         rates = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
         _check_range("model", {key: getattr(self, key) for key in rates}, 0, 1)
         if self.emb_dim % self.num_heads:
-            raise UserError(f"model.num_heads={self.num_heads} does not divide model.emb_dim={self.emb_dim}; choose a divisor")
+            raise UserError(
+                f"model.num_heads={self.num_heads} does not divide model.emb_dim={self.emb_dim}; choose a divisor"
+            )
         if self.pooling == "cls" and not self.prepend_cls:
             raise UserError("model.pooling='cls' reads position 0, which is [CLS] only with model.prepend_cls=True")
 
@@ -158,13 +162,19 @@ class Experiment:
 
     def __post_init__(self):
         if self.model.pooling == "packed" and self.luna is None:
-            raise UserError(f"model.pooling='packed' needs a packed sequence, which {self.model.attention} has not; take cls or mean")
+            raise UserError(
+                f"model.pooling='packed' needs a packed sequence, which {self.model.attention} has not; "
+                "take cls or mean"
+            )
         if self.luna is not None and self.model.emb_dim % self.luna.num_pack_heads:
             raise UserError(
-                f"luna.num_pack_heads={self.luna.num_pack_heads} does not divide model.emb_dim={self.model.emb_dim}; choose a divisor"
+                f"luna.num_pack_heads={self.luna.num_pack_heads} does not divide model.emb_dim={self.model.emb_dim}; "
+                "choose a divisor"
             )
         if self.softmax is not None and self.softmax.implementation == "cudnn" and self.model.attention_dropout_rate:
-            raise UserError("softmax.implementation='cudnn' has no dropout; set model.attention_dropout_rate to 0 or take 'xla'")
+            raise UserError(
+                "softmax.implementation='cudnn' has no dropout; set model.attention_dropout_rate to 0 or take 'xla'"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dict of the values in use, as it goes into config.json, into the hash and into the record."""
@@ -177,12 +187,16 @@ def resolve(config: dict[str, Any], overridden: Iterable[str] = ()) -> Experimen
     Sections of other mechanisms are left out. `overridden` are the dotted keys that the user set by hand: one that lies
     in a section that is not in use raises, for it would be accepted and ignored.
     """
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError("a config is an object with the section model; take one that lra_tasks.train wrote")
     config = dict(config)
-    attention = config.get("model", {}).get("attention")
+    attention = config["model"].get("attention")
     unused = [name for name in MECHANISMS if name != attention]
     for key in overridden:
         if key.split(".")[0] in unused and attention in MECHANISMS:
-            raise UserError(f"{key} has no effect with model.attention={attention!r}; leave it out or change the attention")
+            raise UserError(
+                f"{key} has no effect with model.attention={attention!r}; leave it out or change the attention"
+            )
     for name in unused:
         config[name] = None
     return build(Experiment, config)

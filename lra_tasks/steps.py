@@ -14,7 +14,7 @@ from lra_tasks.settings import Experiment
 from lra_tasks.task import Batch
 
 State = dict[str, Any]
-"""Everything a run needs to go on: {"params", "opt_state", "step"}. The step is also the data state and the dropout state."""
+"""Everything a run needs to go on: {"params", "opt_state", "step"}. The step is the state of data and dropout, too."""
 
 DROPOUT_STREAM = 1
 """Folded into the seed's key, so that dropout never repeats the numbers that made the parameters."""
@@ -31,10 +31,14 @@ def make_init(experiment: Experiment, model: Model) -> Callable[[], State]:
     return init
 
 
-def make_train_step(experiment: Experiment, model: Model) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
-    """(state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "learning_rate"}), all means over real examples.
+def make_train_step(
+    experiment: Experiment, model: Model
+) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+    """(state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "parameter_norm", "learning_rate"}).
 
-    The old state is donated. Dropout of step t draws from the run's key with t folded in.
+    Loss and accuracy are means over real examples; the norm of the parameters is the new ones', so that a step whose
+    update ruined them is known before they are saved. The old state is donated. Dropout of step t
+    draws from the run's key with t folded in.
     """
     schedule = make_schedule(experiment.optim, experiment.train.num_steps)
     optimizer = make_optimizer(experiment.optim, schedule)
@@ -50,13 +54,14 @@ def make_train_step(experiment: Experiment, model: Model) -> Callable[[State, Ba
 
         (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
         numbers = {
             "loss": loss,
             "accuracy": sums.correct / jnp.maximum(sums.count, 1),
             "gradient_norm": optax.tree.norm(gradients),
+            "parameter_norm": optax.tree.norm(params),
             "learning_rate": schedule(state["step"]),
         }
-        params = optax.apply_updates(state["params"], updates)
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
 
     return jax.jit(train_step, donate_argnums=0)

@@ -32,7 +32,7 @@ def parse_text(task: Task, text: str, label: str | None = None) -> Text:
         raise UserError(f"the text has {len(tokens)} tokens, the model takes at most {task.max_length}")
     if label is None:
         return Text(text.strip(), tokens, None)
-    if not label.strip().isdecimal() or int(label) >= task.num_classes:
+    if label.strip() not in map(str, range(task.num_classes)):
         raise UserError(f"label {label.strip()[:20]!r} is outside 0..{task.num_classes - 1}")
     return Text(text.strip(), tokens, int(label))
 
@@ -43,7 +43,7 @@ def read_texts(path: Path, task: Task) -> list[Text]:
     Raises UserError naming the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"--input {path} cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -54,8 +54,8 @@ def read_texts(path: Path, task: Task) -> list[Text]:
         if columns not in (["Source"], ["Source", "Target"]):
             found = repr(lines[0][:60]) if lines else "an empty file"
             raise UserError(
-                f"{path}, line 1: expected the header Source or Source<TAB>Target, found {found}; a file without a header, "
-                "one text a line, must not end in .tsv"
+                f"{path}, line 1: expected the header Source or Source<TAB>Target, found {found}; a file without a "
+                "header, one text a line, must not end in .tsv"
             )
         lines = lines[1:]
     texts = []

@@ -28,7 +28,9 @@ CONFIG = "config.json"
 
 _CONFIG = cli.config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; made if it is missing", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data; generated tasks are prepared there if missing")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "data", "folder of prepared data; generated tasks are prepared there if missing"
+)
 
 
 def main(_argv: list[str]) -> int:
@@ -61,7 +63,9 @@ def main(_argv: list[str]) -> int:
         raise
     except OSError as error:
         fault = error.strerror or error
-        raise UserError(f"{workdir} cannot be written ({fault}); make room or rights and run the same command again") from error
+        raise UserError(
+            f"{workdir} cannot be written ({fault}); make room or rights and run the same command again"
+        ) from error
     return 0
 
 
@@ -77,7 +81,9 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
             return
         before = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be used ({error.strerror or error}); take a folder you may write to") from None
+        raise UserError(
+            f"--workdir {workdir} cannot be used ({error.strerror or error}); take a folder you may write to"
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); take another --workdir") from None
     if not isinstance(before, dict):
@@ -85,7 +91,9 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
     found = differences(config, before)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise UserError(f"{workdir} holds another config ({'; '.join(found[:3])}{more}); take another --workdir or that config")
+        raise UserError(
+            f"{workdir} holds another config ({'; '.join(found[:3])}{more}); take another --workdir or that config"
+        )
 
 
 def print_scores(record, workdir: Path) -> None:

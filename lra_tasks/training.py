@@ -112,10 +112,12 @@ def train(
     Raises Stopped after SIGTERM or SIGINT, with everything saved, and UserError with the step where a number is not
     finite; the last good checkpoint is kept.
     """
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, clean=True) as checkpoints:
         state, model, clock = restore_or_init(experiment, task, checkpoints)
         start, num_steps = int(state["step"]), experiment.train.num_steps
-        with RunLog(workdir, start_step=start, num_steps=num_steps, title=f"{experiment.row} seed {experiment.train.seed}") as log:
+        with RunLog(
+            workdir, start_step=start, num_steps=num_steps, title=f"{experiment.row} seed {experiment.train.seed}"
+        ) as log:
             train_step, eval_step = make_train_step(experiment, model), make_eval_step(model)
             run = Run(experiment, task, splits, model, checkpoints, log, state, train_step, eval_step, clock)
             if checkpoints.latest_step("best") is not None:
@@ -133,7 +135,8 @@ def restore_or_init(experiment: Experiment, task: Task, checkpoints: Checkpoints
     model = build_model(experiment, task)
     init = make_init(experiment, model)
     if checkpoints.latest_step("last") is None:
-        return jax.jit(init)(), model, Clock()
+        # Committed to the device as restored arrays are: with both kinds the eval step would be compiled twice.
+        return jax.device_put(jax.jit(init)(), jax.devices()[0]), model, Clock()
     _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
     clock = Clock(
         train_seconds=notes["train_seconds"],
@@ -191,6 +194,7 @@ def compile_train_step(run: Run) -> None:
 def validate(run: Run, step: int) -> None:
     """Scores the whole validation split, and keeps the parameters if they are the best so far."""
     scored = run.evaluate(run.state["params"], "validation")
+    require_finite("validation loss", scored.loss, step)
     run.log.write(step, "validation", {"loss": scored.loss, "accuracy": scored.accuracy})
     improved = scored.accuracy > run.best_accuracy
     run.log.say(
@@ -208,6 +212,15 @@ def save(run: Run, step: int) -> None:
     run.checkpoints.save("last", step, run.state, run.clock.as_notes())
 
 
+def require_finite(name: str, value: float, step: int) -> None:
+    """Raises UserError with the step and the remedy for a number that is not finite."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"{name} is {value} at step {step}; lower optim.learning_rate or lengthen optim.warmup_steps, and start in "
+            "a new work directory; the last good checkpoint is kept"
+        )
+
+
 class Interval:
     """Numbers and time since the last log line."""
 
@@ -220,12 +233,8 @@ class Interval:
     def handle(self, step: int, numbers: dict[str, jax.Array]) -> None:
         """Takes the numbers of a finished step: stops at one that is not finite, logs when a line is due."""
         numbers = {name: float(value) for name, value in jax.device_get(numbers).items()}
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(numbers[name]):
-                raise UserError(
-                    f"{name.replace('_', ' ')} is {numbers[name]} at step {step}; lower optim.learning_rate or lengthen "
-                    "optim.warmup_steps, and start in a new work directory; the last good checkpoint is kept"
-                )
+        for name in ("loss", "gradient_norm", "parameter_norm"):
+            require_finite(name.replace("_", " "), numbers[name], step)
         self._numbers.append(numbers)
         if step % self._run.experiment.train.log_every_steps == 0:
             self._write(step)
@@ -244,8 +253,10 @@ class Interval:
     def _write(self, step: int) -> None:
         self.pause()
         self.go_on()
-        means = {name: float(np.mean([n[name] for n in self._numbers])) for name in ("loss", "accuracy", "gradient_norm")}
-        numbers = {**means, "learning_rate": self._numbers[-1]["learning_rate"]}
+        means = {
+            name: float(np.mean([n[name] for n in self._numbers])) for name in ("loss", "accuracy", "gradient_norm")
+        }
+        numbers = {**means, **{name: self._numbers[-1][name] for name in ("parameter_norm", "learning_rate")}}
         numbers["steps_per_second"] = len(self._numbers) / self._seconds
         self._run.clock.speeds.append(numbers["steps_per_second"])
         self._run.log.write(step, "train", numbers)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from luna_jax.attention.checks import check_mask
 from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask, Tokens
 from luna_jax.layers import EncoderLayer, LayerConfig, make_norm
 from luna_jax.ops import dropout, sinusoid_table
@@ -118,6 +119,7 @@ class Encoder(nnx.Module):
         """tokens [B, N], token_mask [B, N] True = real, padding on the right; [CLS], if any, comes in front."""
         if not deterministic and rngs is None:
             raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+        check_mask(token_mask, tokens, "token_mask")
         x, x_mask = self._embed_tokens(tokens, token_mask, None if deterministic else rngs.dropout())
         p, p_mask = self._embed_pack(x_mask, None if deterministic else rngs.dropout())
         keys = None if deterministic else jax.random.split(rngs.dropout(), self.config.num_layers)
@@ -129,7 +131,8 @@ class Encoder(nnx.Module):
 
     def _embed_tokens(self, tokens, token_mask, dropout_key) -> tuple[Array, Array]:
         config, dtype = self.config, self.config.layer.dtype
-        x, x_mask = self.embed(tokens), token_mask
+        # padding may hold any number, and what is outside the table embeds as NaN, which a gradient would pick up
+        x, x_mask = self.embed(jnp.where(token_mask, tokens, 0)), token_mask
         if config.prepend_cls:
             cls = jnp.broadcast_to(self.cls[...].astype(dtype), (x.shape[0], 1, x.shape[-1]))
             x = jnp.concatenate([cls, x], axis=1)
@@ -137,7 +140,10 @@ class Encoder(nnx.Module):
         length = x.shape[1]
         if length > config.max_length:
             cls_note = ", [CLS] included" if config.prepend_cls else ""
-            raise ValueError(f"a sequence of {length} positions{cls_note} exceeds max_length={config.max_length}")
+            raise ValueError(
+                f"a sequence of {length} positions{cls_note} exceeds max_length={config.max_length}; "
+                "truncate it, or build the model with a larger max_length"
+            )
         if config.scale_embedding:
             x = x * x.shape[-1] ** 0.5
         table = self.positions[...] if config.positions == "learned" else sinusoid_table(length, x.shape[-1])

@@ -1,12 +1,13 @@
 """Weights of the authors' Luna checkpoints as our parameters.
 
-In: a state dict of NumPy arrays under the names of fairseq (`XuezheMax/fairseq-apollo` at commit 1ea2f78, 2021-12-08). A
+In: a state dict of NumPy arrays under the names of fairseq (`XuezheMax/fairseq-apollo` at commit 1ea2f78, Dec 2021). A
 linear weight there is [out, in] and transposed here. Out: the plain nested dict that `nnx.merge` takes. Checkpoints
 of late 2023 store layer-norm weights minus one and do not transfer.
 """
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from luna_jax.attention.luna import LunaConfig
@@ -157,10 +158,7 @@ def _encoder(reader: _Reader, prefix: str, config: EncoderConfig) -> Params:
 
 def _stack(layers: list[Params]) -> Params:
     """A list of equal nested dicts as one whose leaves have a leading [num_layers] axis."""
-    first = layers[0]
-    if isinstance(first, dict):
-        return {name: _stack([layer[name] for layer in layers]) for name in first}
-    return np.stack(layers)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
 
 
 def _luna(config: LayerConfig) -> LunaConfig:

@@ -17,6 +17,8 @@ from luna_jax.ops import dropout
 LAYER_NORM_EPSILON = 1e-5
 
 
+# Kept for the backward pass: x alone. Without the checkpoint it would be three more arrays of the feed-forward's width.
+@partial(jax.checkpoint, prevent_cse=False)
 def exact_gelu(x: Array) -> Array:
     """The erf form, evaluated in float32 at least, as the authors do."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -90,7 +92,7 @@ class EncoderLayer(nnx.Module):
         X1 = LN(X + Y_X);   P' = LN_p(P + Y_P)          P has a norm of its own
         X' = LN(X1 + FFN(X1))                           the feed-forward serves X alone
 
-    Pre-norm puts the norms on the inputs of attention and feed-forward and leaves the residuals as they are. A mechanism
+    Pre-norm puts the norms on the inputs of attention and feed-forward and leaves the residuals alone. A mechanism
     without a packed sequence runs with p = None.
     """
 

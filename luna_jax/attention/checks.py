@@ -31,3 +31,9 @@ def check_width(sequence: Array, emb_dim: int, name: str) -> None:
     """A sequence is [batch, length, emb_dim]."""
     if sequence.ndim != 3 or sequence.shape[-1] != emb_dim:
         raise ValueError(f"{name} has shape {sequence.shape}; expected [batch, length, {emb_dim}]")
+
+
+def check_batch(sequence: Array, x: Array, name: str) -> None:
+    """All sequences of a call have x's batch size; a batch of one would otherwise broadcast unseen."""
+    if sequence.shape[0] != x.shape[0]:
+        raise ValueError(f"{name} has batch size {sequence.shape[0]}, x has {x.shape[0]}; give both the same")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from luna_jax.attention.checks import check_heads, check_mask, check_rate, check_width
+from luna_jax.attention.checks import check_batch, check_heads, check_mask, check_rate, check_width
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
@@ -93,8 +93,9 @@ class LunaAttention(nnx.Module):
         sequence [B, L, D]. Outputs at padded positions of x and at masked slots of p are finite and mean nothing.
         `deterministic=False` draws dropout from `rngs` (stream "dropout").
         """
-        context, context_mask = self._read_context(x, x_mask, context, context_mask)
-        self._check(x, p, p_mask, context, context_mask)
+        self._check(x, x_mask, p, p_mask, context, context_mask)
+        if context is None:
+            context, context_mask = x, x_mask
         drop = partial(self._drop_key, deterministic, rngs)
         packed = self.pack(p, context, context_mask, dropout_key=drop())
         return self.unpack(x, packed, p_mask, dropout_key=drop()), packed
@@ -127,23 +128,20 @@ class LunaAttention(nnx.Module):
             raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
         return rngs.dropout()
 
-    @staticmethod
-    def _read_context(x, x_mask, context, context_mask):
-        if context is None:
-            if context_mask is not None:
-                raise ValueError("context_mask was given without context; for self-attention pass x_mask")
-            return x, x_mask
-        if x_mask is not None:
-            raise ValueError("x_mask masks nothing when a context is given (queries are never masked); pass context_mask")
-        return context, context_mask
-
-    def _check(self, x, p, p_mask, context, context_mask):
+    def _check(self, x, x_mask, p, p_mask, context, context_mask):
         if p is None:
             raise ValueError("Luna needs a pack query p of shape [batch, pack_length, emb_dim]; got None")
-        for name, sequence in (("x", x), ("p", p), ("context", context)):
-            check_width(sequence, self.emb_dim, name)
-        check_mask(context_mask, context, "the context's mask")
-        check_mask(p_mask, p, "p_mask")
+        if context is None and context_mask is not None:
+            raise ValueError("context_mask was given without context; for self-attention pass x_mask")
+        if context is not None and x_mask is not None:
+            raise ValueError(
+                "x_mask masks nothing when a context is given (queries are never masked); pass context_mask"
+            )
+        for name, sequence, mask in (("x", x, x_mask), ("p", p, p_mask), ("context", context, context_mask)):
+            if sequence is not None:
+                check_width(sequence, self.emb_dim, name)
+                check_batch(sequence, x, name)
+                check_mask(mask, sequence, f"{name}_mask")
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ class LunaConfig:
     """L, the number in Luna-16."""
     tie_kv: bool
     contextual_pack: bool
-    """True: a layer's packed sequence queries the next layer. False: each layer learns its own (the paper's Table 5)."""
+    """True: a layer's packed sequence queries the next layer. False: each layer learns its own (paper, Table 5)."""
     dropout_rate: float
 
     def __post_init__(self):

@@ -25,7 +25,8 @@ class SoftmaxAttention(nnx.Module):
 
     `implementation` chooses the kernel: "xla" and "cudnn" go to `jax.nn.dot_product_attention`; "unfused" writes the
     N x N probabilities out. The fused kernels have no dropout, so with `dropout_rate > 0` training takes the unfused
-    form under "xla", and "cudnn" is refused at construction. Bias on every projection, as in the authors' baseline.
+    form under "xla", and "cudnn" is refused at construction. float64 always takes the unfused form. Bias on every
+    projection, as in the authors' baseline.
 
     Args:
       emb_dim: width D; num_heads: H, divides D; dropout_rate: on the probabilities; dtype: of the computation.
@@ -48,7 +49,9 @@ class SoftmaxAttention(nnx.Module):
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation={implementation!r}; choices: {', '.join(IMPLEMENTATIONS)}")
         if implementation == "cudnn" and dropout_rate > 0.0:
-            raise ValueError(f'implementation="cudnn" has no dropout; set dropout_rate={dropout_rate} to 0 or take "xla"')
+            raise ValueError(
+                f'implementation="cudnn" has no dropout; set dropout_rate={dropout_rate} to 0 or take "xla"'
+            )
         self.emb_dim, self.num_heads, self.dropout_rate = emb_dim, num_heads, dropout_rate
         self.implementation = implementation
         dense = partial(Dense, emb_dim, emb_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -75,7 +78,8 @@ class SoftmaxAttention(nnx.Module):
         dropping = not deterministic and self.dropout_rate > 0.0
         if dropping and rngs is None:
             raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
-        if dropping or self.implementation == "unfused":
+        # jax.nn.dot_product_attention takes its softmax in float32 whatever comes in, too coarse for float64
+        if dropping or self.implementation == "unfused" or heads[0].dtype == jnp.float64:
             key = rngs.dropout() if dropping else None
             unfused = [heads[0] * (self.emb_dim // self.num_heads) ** -0.5, *heads[1:]]
             y = attend(*unfused, x_mask, dropout_rate=self.dropout_rate, dropout_key=key)
@@ -96,7 +100,9 @@ class SoftmaxConfig:
     """No packed sequence runs beside x."""
     contextual_pack: bool = False
 
-    def build(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> SoftmaxAttention:
+    def build(
+        self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs
+    ) -> SoftmaxAttention:
         """The attention module of one layer."""
         return SoftmaxAttention(
             emb_dim,

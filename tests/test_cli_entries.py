@@ -1,0 +1,83 @@
+"""The entries from outside: help that imports nothing heavy, and a mistake in the command line in one line."""
+
+import subprocess
+import sys
+
+import pytest
+from tiny_runs import ROOT, assert_one_line_error, run
+
+ENTRIES = ("train", "evaluate", "prepare", "results", "benchmark")
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "tensorflow", "luna_jax"}
+CONFIG = ["--config", "configs/listops_luna16.py:cpu"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_imports_nothing_heavy(entry):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{entry}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('lra_tasks.{entry}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('\\nexit', end.code, *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    *text, last = found.stdout.splitlines()
+    _, code, *modules = last.split()
+    assert code == "0"
+    assert HEAVY.isdisjoint(modules)
+    assert f"python -m lra_tasks.{entry}" in found.stdout
+    assert "flags:" in text
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_unknown_flag(entry):
+    assert_one_line_error(run(entry, "--wrkdir", "x"), "unknown flag --wrkdir", "choices: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            [*CONFIG, "--workdir", "w", "--config.model.emb_dm=3"],
+            ["'model.emb_dm'", "did you mean 'emb_dim'", "mlp_dim"],
+        ),
+        ([*CONFIG, "--workdir", "w", "--config.modl.emb_dim=3"], ["'modl'", "did you mean 'model'"]),
+        ([*CONFIG, "--workdir", "w", "--config.row.x=3"], ["'row.x'", "is a value, not a section"]),
+        ([*CONFIG, "--workdir", "w", "--config.model.emb_dim=wide"], ["model.emb_dim", "wide"]),
+        ([*CONFIG, "--workdir", "w", "--config.model.emb_dim=1.5"], ["model.emb_dim", "1.5"]),
+        ([*CONFIG, "--workdir", "w", "--config.model.remat=perhaps"], ["model.remat", "perhaps"]),
+        (
+            [*CONFIG, "--workdir", "w", "--config.model.attention=lunar"],
+            ["model.attention='lunar'", "did you mean 'luna'"],
+        ),
+        ([*CONFIG, "--workdir", "w", "--config.data.task=listop"], ["unknown task 'listop'", "did you mean 'listops'"]),
+        ([*CONFIG, "--workdir", "w", "--config.model.dropout_rate=1"], ["model.dropout_rate=1.0", "below 1"]),
+        ([*CONFIG, "--workdir", "w", "--config.softmax.implementation=xla"], ["softmax.implementation has no effect"]),
+        (
+            ["--config", "configs/listops_luna16.py:cpus", "--workdir", "w"],
+            ["unknown preset 'cpus'", "did you mean 'cpu'"],
+        ),
+        (
+            ["--config", "configs/listops_luna61.py", "--workdir", "w"],
+            ["no such file", "did you mean", "listops_luna16.py"],
+        ),
+        ([*CONFIG], ["--workdir is missing"]),
+        (["--workdir", "w"], ["--config is missing"]),
+        ([*CONFIG, "--workdir", "w", "--wrkdir=3"], ["unknown flag --wrkdir", "did you mean 'workdir'"]),
+    ],
+)
+def test_a_mistake_on_trains_command_line(arguments, words, tmp_path):
+    arguments = [str(tmp_path / "w") if argument == "w" else argument for argument in arguments]
+    assert_one_line_error(run("train", *arguments), *words)
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_benchmark_mistakes():
+    assert_one_line_error(run("benchmark", "memroy"), "unknown benchmark 'memroy'", "did you mean 'memory'", "loader")
+    for lengths in ("1024,2k", "1", "-5", "0"):
+        assert_one_line_error(
+            run("benchmark", "memory", f"--lengths={lengths}"), f"--lengths {lengths}", "whole numbers"
+        )
+    assert_one_line_error(run("benchmark", "memory", "--batch_size=0"), "batch_size")

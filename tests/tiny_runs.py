@@ -1,0 +1,131 @@
+"""Runs small enough for tests: a tiny experiment, its data, and entries started as processes of their own."""
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from lra_tasks.listops import LISTOPS_SMALL, generate
+from lra_tasks.settings import Experiment, resolve
+from lra_tasks.store import write_store
+from lra_tasks.task import Batch
+
+ROOT = Path(__file__).parent.parent
+TINY_OVERRIDES = {
+    "model.emb_dim": 16,
+    "model.mlp_dim": 16,
+    "model.num_heads": 2,
+    "model.num_layers": 1,
+    "model.classifier_dim": 16,
+    "luna.num_pack_heads": 2,
+    "luna.pack_length": 4,
+    "train.batch_size": 16,
+}
+"""Of the preset cpu; a step takes milliseconds, compiling it a second or two."""
+
+QUICK_COMPILE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if metadata.version("jax") < "0.11":  # later ones do not know it
+    QUICK_COMPILE["xla_cpu_use_fusion_emitters"] = False
+"""Compiler options for a fraction of the compile time; what runs here runs for milliseconds."""
+
+
+def make_config(name="listops_luna16", preset="cpu", **changes):
+    """A config with the tiny overrides as a nested dict; `model__emb_dim=8` changes model.emb_dim."""
+    config = importlib.import_module(f"configs.{name}").get_config(preset).to_dict()
+    for key, value in {**TINY_OVERRIDES, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+        section, _, field = key.rpartition(".")
+        (config[section] if section else config)[field] = value
+    return config
+
+
+def make_experiment(name="listops_luna16", **changes) -> Experiment:
+    """A tiny experiment."""
+    return resolve(make_config(name, **changes))
+
+
+def make_batch(batch_size=8, length=12, seed=0, num_real=None):
+    """Random tokens; label = first token % 10, so that it can be learnt. Rows from `num_real` on are no examples."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(1, 16, (batch_size, length)).astype(np.int32)
+    lengths = random.integers(4, length + 1, batch_size)
+    mask = np.arange(length) < lengths[:, None]
+    example_mask = np.arange(batch_size) < (batch_size if num_real is None else num_real)
+    return Batch(np.where(mask, tokens, 0), mask, (tokens[:, 0] % 10).astype(np.int32), example_mask)
+
+
+def write_small_store(data_dir: Path) -> Path:
+    """Prepares listops_small's store without its records; returns the data folder."""
+    write_store(data_dir, LISTOPS_SMALL, generate(LISTOPS_SMALL.grammar, LISTOPS_SMALL.seed, LISTOPS_SMALL.splits), {})
+    return data_dir
+
+
+RUN_OVERRIDES = TINY_OVERRIDES | {
+    "model.dropout_rate": 0.05,  # so that the state of dropout matters, too
+    "optim.learning_rate": 0.01,
+    "optim.warmup_steps": 20,
+    "train.num_steps": 240,
+    "train.eval_batch_size": 300,  # divides neither split
+    "train.log_every_steps": 10,
+    "train.eval_every_steps": 40,
+    "train.checkpoint_every_steps": 30,
+}
+
+
+def train_command(workdir: Path, data_dir: Path, **changes):
+    """The README's command with small overrides."""
+    overrides = RUN_OVERRIDES | {key.replace("__", "."): value for key, value in changes.items()}
+    config = [
+        "--config",
+        "configs/listops_luna16.py:cpu",
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
+    ]
+    return ["train", *config, "--workdir", workdir, "--data_dir", data_dir]
+
+
+def start(command, *, environment=None, before=(), **options) -> subprocess.Popen:
+    """`python -m lra_tasks.COMMAND...` in the repository, its output in pipes; behind the words `before`, if any."""
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILE.items())
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": "1"} | (environment or {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    line = [*before, sys.executable, "-m", f"lra_tasks.{command[0]}", *map(str, command[1:])]
+    return subprocess.Popen(line, cwd=ROOT, env=environment, **pipes | options)
+
+
+def finish(process) -> subprocess.CompletedProcess:
+    """Waits for a process."""
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(*command, **options) -> subprocess.CompletedProcess:
+    """Starts an entry and waits for it."""
+    return finish(start(command, **options))
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@functools.cache
+def uninterrupted_run(folder: Path) -> tuple[Path, Path, subprocess.CompletedProcess]:
+    """(work directory, data folder, the process) of one run straight through, made once a test session."""
+    data_dir, workdir = write_small_store(folder / "small_data"), folder / "straight"
+    return workdir, data_dir, run(*train_command(workdir, data_dir), environment={"JAX_LOG_COMPILES": "1"})
+
+
+def assert_one_line_error(finished, *words):
+    """Exit code 2, nothing on stdout, exactly one line on stderr, and these words in it."""
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 1, finished.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
