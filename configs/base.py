@@ -12,11 +12,25 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.row = ""  # label of the row in tables
     config.protocol = "authors"  # whose recipe: "authors" as they ran it, "cpu" a small preset of ours
+    config.data = _data()
+    config.model = _model()
+    config.luna = _luna()
+    config.softmax = _softmax()
+    config.optim = _optim()
+    config.train = _train()
+    return config
 
-    config.data = data = ConfigDict()
+
+def _data() -> ConfigDict:
+    """Which task."""
+    data = ConfigDict()
     data.task = ""  # a name in lra_tasks/registry.py
+    return data
 
-    config.model = model = ConfigDict()
+
+def _model() -> ConfigDict:
+    """The encoder and its head, whatever the mechanism."""
+    model = ConfigDict()
     model.attention = "luna"  # mechanism, a name in luna_jax/attention/registry.py; its own switches are in its section
     model.emb_dim = 512  # width D
     model.mlp_dim = 2048  # feed-forward width F
@@ -37,17 +51,29 @@ def get_config() -> ConfigDict:
     model.classifier_dim = 2048  # hidden width of the head
     model.remat = False  # recompute layers in the backward pass: less memory, more time
     model.dtype = "float32"  # of the computation, "float32" or "bfloat16"; parameters are float32
+    return model
 
-    config.luna = luna = ConfigDict()
+
+def _luna() -> ConfigDict:
+    """Luna's own switches."""
+    luna = ConfigDict()
     luna.num_pack_heads = 8  # heads of the pack attention; divides emb_dim
     luna.pack_length = 16  # slots of the packed sequence, the number in Luna-16
     luna.tie_kv = False  # one projection for key and value in each of the two attentions
     luna.contextual_pack = True  # False: every layer learns its own pack query (the paper's Table 5)
+    return luna
 
-    config.softmax = softmax = ConfigDict()
+
+def _softmax() -> ConfigDict:
+    """Softmax attention's own switch."""
+    softmax = ConfigDict()
     softmax.implementation = "xla"  # "xla", "cudnn" (GPU, no dropout) or "unfused"
+    return softmax
 
-    config.optim = optim = ConfigDict()
+
+def _optim() -> ConfigDict:
+    """Adam with decoupled decay and its schedule."""
+    optim = ConfigDict()
     optim.learning_rate = 1e-4  # peak
     optim.schedule = "inverse_sqrt"  # behind the warm-up: "constant", "inverse_sqrt", "cosine" or "linear" (both to 0)
     optim.warmup_steps = 1000  # steps of linear warm-up
@@ -57,8 +83,12 @@ def get_config() -> ConfigDict:
     optim.epsilon = 1e-8
     optim.weight_decay = 1e-4  # decoupled: times the current learning rate, on every parameter
     optim.clip_norm = 0.0  # largest global norm of the gradient; 0 = no clipping
+    return optim
 
-    config.train = train = ConfigDict()
+
+def _train() -> ConfigDict:
+    """The loop; durations in steps, a step is one batch."""
+    train = ConfigDict()
     train.seed = 0  # of parameters, batch order and dropout; 0 to 2^32 - 1
     train.num_steps = 5000  # updates
     train.batch_size = 32  # examples an update
@@ -66,4 +96,4 @@ def get_config() -> ConfigDict:
     train.log_every_steps = 50  # lines in metrics.jsonl
     train.eval_every_steps = 500  # evaluations on the whole validation split; the best one is kept
     train.checkpoint_every_steps = 500  # checkpoints to resume from
-    return config
+    return train

@@ -43,8 +43,8 @@ def _listops_cpu(config: ConfigDict) -> None:
     model.initializers = "fairseq"
     model.dropout_rate, model.attention_dropout_rate = 0.0, 0.0
     optim.learning_rate, optim.warmup_steps = 2e-3, 100
-    train.num_steps, train.batch_size, train.eval_batch_size = 1000, 64, 250
-    train.log_every_steps, train.eval_every_steps, train.checkpoint_every_steps = 50, 200, 500
+    train.num_steps, train.batch_size, train.eval_batch_size = 600, 32, 250
+    train.log_every_steps, train.eval_every_steps, train.checkpoint_every_steps = 50, 100, 300
 
 
 def _apply(preset: str, config: ConfigDict, presets: dict) -> ConfigDict:
