@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from lra_tasks import results
 from lra_tasks.model import build_model
 from lra_tasks.registry import get_task
 from lra_tasks.settings import resolve
@@ -67,3 +68,13 @@ def test_parameter_counts_in_the_readme_are_the_models(name):
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_quickstart_table_is_what_the_records_give():
+    records, faults = results.read_records(results.find_records([ROOT / "results" / "records"]))
+    published = results.read_published(ROOT / "results" / "published.json")
+    records, published = results.select_tasks(records, published, ["listops_small"])
+    printed = results.render(records, published, "markdown", "best").split("\n\n")[1]
+    shown = README.split("--task listops_small -->\n", 1)[1].split("\n\n", 1)[0]
+    assert faults == []
+    assert shown == printed
