@@ -340,9 +340,12 @@ def test_a_run_that_is_stopped_leaves_nothing(tmp_path, number, code):
     """By Ctrl-C or killed while it generates: no files, no traceback, and no worker outlives it."""
     data = tmp_path / "data"
     command = [sys.executable, "-m", "lra_tasks.prepare", "listops", "--data_dir", str(data), "--num_workers", "2"]
+    # A test session that runs in the background ignores SIGINT, and its children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
+        signal.signal(signal.SIGINT, before)
         assert process.stderr is not None
         assert "generate" in process.stderr.readline()
         workers = children_of(process.pid)

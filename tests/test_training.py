@@ -265,7 +265,7 @@ def test_the_table_regenerates(straight, tmp_path):
     table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     record = read_record(straight[0] / "record.json")
     assert f"{100 * record.best.test_accuracy:.2f}" in table.stdout
-    assert "luna16" in table.stdout
+    assert "| Luna-16 " in table.stdout
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == table.stdout
 
 
