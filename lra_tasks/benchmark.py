@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def make_text_step(row: str, length: int):
+def make_text_step(row: str, length: int) -> tuple[Any, Any, Any]:
     """(train step, abstract state, abstract batch) of a Text-size model at a length."""
     import jax
     import jax.numpy as jnp
@@ -171,11 +172,10 @@ def measure_speed() -> None:
 
 def measure_generation() -> None:
     """Seconds to generate the full ListOps in memory, without records and store."""
+    from lra_tasks.listops import LISTOPS as task
     from lra_tasks.listops import generate
     from lra_tasks.preparation import count_cores
-    from lra_tasks.registry import get_task
 
-    task = get_task("listops")
     seconds = []
     for _ in range(_REPEATS.value):
         begin = time.perf_counter()

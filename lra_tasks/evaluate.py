@@ -29,7 +29,8 @@ _TEXT = flags.DEFINE_string("text", None, "a text to answer")
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
-    if _TEXT.value is not None and _INPUT.value is not None:
+    text, path = _TEXT.value, _INPUT.value
+    if text is not None and path is not None:
         raise UserError("--text and --input were both given; give one of them")
     workdir = Path(_WORKDIR.value)
     experiment = read_experiment(workdir)
@@ -38,9 +39,10 @@ def main(_argv: list[str]) -> int:
     from lra_tasks.texts import parse_text, read_texts
 
     task = get_task(experiment.data.task)
-    if _TEXT.value is not None or _INPUT.value is not None:
-        texts = [parse_text(task, _TEXT.value)] if _INPUT.value is None else read_texts(Path(_INPUT.value), task)
-        answer(experiment, task, workdir, texts)
+    if text is not None:
+        answer(experiment, task, workdir, [parse_text(task, text)])
+    elif path is not None:
+        answer(experiment, task, workdir, read_texts(Path(path), task))
     else:
         evaluate(experiment, task, workdir)
     return 0

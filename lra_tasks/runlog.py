@@ -20,7 +20,8 @@ class RunLog:
         self._drop_lines_after(start_step)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         self._num_steps, self._title = num_steps, title
-        self._bar = self._task = None
+        self._bar: Any = None
+        self._task: Any = None
         if sys.stderr.isatty():
             self._open_bar(start_step)
 

@@ -71,7 +71,7 @@ def _our_lines(
     ours = [one for one in experiments if one.row == row]
     if not ours and any(known.row == row and known.reproduced for known in published.rows):
         return [(title, "ours", *(NOTHING if task == AVERAGE else NOT_RUN for task in tasks))]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for protocol in dict.fromkeys(one.protocol for one in ours):
         cells = {task: [one for one in ours if (one.task, one.protocol) == (task, protocol)] for task in tasks}
         for index in range(max(len(found) for found in cells.values())):

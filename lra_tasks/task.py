@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,11 @@ class Batch(NamedTuple):
         example_mask: [B] bool, True = real example (False only fills up the last batch of an evaluation).
     """
 
-    tokens: np.ndarray
-    token_mask: np.ndarray
-    labels: np.ndarray
-    example_mask: np.ndarray
+    # NumPy on the host, JAX inside a compiled step, a bare shape where a step is only compiled.
+    tokens: Any
+    token_mask: Any
+    labels: Any
+    example_mask: Any
 
 
 @dataclass(frozen=True)

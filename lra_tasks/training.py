@@ -66,7 +66,8 @@ class Run:
     checkpoints: Checkpoints
     log: RunLog
     state: State
-    train_step: Callable
+    train_step: Any
+    """Jitted, then compiled ahead of the first step."""
     eval_step: Callable
     clock: Clock
     best_accuracy: float = -1.0
@@ -232,10 +233,10 @@ class Interval:
 
     def handle(self, step: int, numbers: dict[str, jax.Array]) -> None:
         """Takes the numbers of a finished step: stops at one that is not finite, logs when a line is due."""
-        numbers = {name: float(value) for name, value in jax.device_get(numbers).items()}
+        values = {name: float(value) for name, value in jax.device_get(numbers).items()}
         for name in ("loss", "gradient_norm", "parameter_norm"):
-            require_finite(name.replace("_", " "), numbers[name], step)
-        self._numbers.append(numbers)
+            require_finite(name.replace("_", " "), values[name], step)
+        self._numbers.append(values)
         if step % self._run.experiment.train.log_every_steps == 0:
             self._write(step)
         else:

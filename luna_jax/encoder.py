@@ -11,7 +11,7 @@ from flax import nnx
 from luna_jax.attention.checks import check_mask
 from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask, Tokens
 from luna_jax.layers import EncoderLayer, LayerConfig, make_norm
-from luna_jax.ops import dropout, sinusoid_table
+from luna_jax.ops import dropout, dropout_keys, sinusoid_table
 
 POSITIONS = ("learned", "sinusoidal")
 
@@ -117,12 +117,12 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Encoded:
         """tokens [B, N], token_mask [B, N] True = real, padding on the right; [CLS], if any, comes in front."""
-        if not deterministic and rngs is None:
-            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+        next_key = dropout_keys(deterministic, rngs)
         check_mask(token_mask, tokens, "token_mask")
-        x, x_mask = self._embed_tokens(tokens, token_mask, None if deterministic else rngs.dropout())
-        p, p_mask = self._embed_pack(x_mask, None if deterministic else rngs.dropout())
-        keys = None if deterministic else jax.random.split(rngs.dropout(), self.config.num_layers)
+        x, x_mask = self._embed_tokens(tokens, token_mask, next_key())
+        p, p_mask = self._embed_pack(x_mask, next_key())
+        layers_key = next_key()
+        keys = None if layers_key is None else jax.random.split(layers_key, self.config.num_layers)
         x, p = self._run_layers(x, p, x_mask, p_mask, keys)
         if self.config.layer.norm == "pre":
             x = self.final_norm(x)

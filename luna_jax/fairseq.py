@@ -6,6 +6,7 @@ of late 2023 store layer-norm weights minus one and do not transfer.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from luna_jax.classifier import ClassifierConfig
 from luna_jax.encoder import EncoderConfig
 from luna_jax.layers import LayerConfig
 
-Params = dict[str, object]
+Params = dict[str, Any]
 
 TIED = {"pack_query": "pq_proj", "query": "q_proj", "pack_context": "pc_proj", "context": "c_proj", "out": "out_proj"}
 UNTIED = {

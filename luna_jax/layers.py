@@ -12,7 +12,7 @@ from luna_jax.attention.registry import AttentionConfig
 from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import Initializers
-from luna_jax.ops import dropout
+from luna_jax.ops import dropout, dropout_keys
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -122,12 +122,7 @@ class EncoderLayer(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Sequence, Pack | None]:
         """x [B, N, D], p [B, L, D] or None, masks True = real; returns the pair in the same shapes."""
-        if not deterministic and rngs is None:
-            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
-
-        def next_key():
-            return None if deterministic else rngs.dropout()
-
+        next_key = dropout_keys(deterministic, rngs)
         pre = self.norm == "pre"
         y, packed = self.attention(
             self.attention_norm(x) if pre else x,

@@ -1,8 +1,11 @@
 """Pure functions that every mechanism is made of: no parameters, no state."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Bool, Float
 
 from luna_jax.axes import Array, ContextHeads, ContextMask, Heads
@@ -16,6 +19,15 @@ def split_heads(x: Float[Array, "B N D"], num_heads: int) -> Float[Array, "B N H
 def merge_heads(x: Float[Array, "B N H K"]) -> Float[Array, "B N D"]:
     """[B, N, H, K] to [B, N, H * K]."""
     return x.reshape(*x.shape[:-2], -1)
+
+
+def dropout_keys(deterministic: bool, rngs: nnx.Rngs | None) -> Callable[[], Array | None]:
+    """A function that gives the next key of the stream "dropout" at each call, or None where nothing is dropped."""
+    if deterministic:
+        return lambda: None
+    if rngs is None:
+        raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+    return rngs.dropout
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:

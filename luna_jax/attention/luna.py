@@ -20,7 +20,7 @@ from luna_jax.attention.checks import check_batch, check_heads, check_mask, chec
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
-from luna_jax.ops import attend, merge_heads, split_heads
+from luna_jax.ops import attend, dropout_keys, merge_heads, split_heads
 
 
 class LunaAttention(nnx.Module):
@@ -96,9 +96,9 @@ class LunaAttention(nnx.Module):
         self._check(x, x_mask, p, p_mask, context, context_mask)
         if context is None:
             context, context_mask = x, x_mask
-        drop = partial(self._drop_key, deterministic, rngs)
-        packed = self.pack(p, context, context_mask, dropout_key=drop())
-        return self.unpack(x, packed, p_mask, dropout_key=drop()), packed
+        next_key = dropout_keys(deterministic or self.dropout_rate == 0.0, rngs)
+        packed = self.pack(p, context, context_mask, dropout_key=next_key())
+        return self.unpack(x, packed, p_mask, dropout_key=next_key()), packed
 
     def pack(self, p: Pack, context: Context, context_mask: ContextMask | None = None, *, dropout_key=None) -> Pack:
         """The first attention: P queries the context, [B, L, D] and [B, M, D] to [B, L, D]."""
@@ -118,15 +118,8 @@ class LunaAttention(nnx.Module):
 
     def _attend(self, query, key, value, mask, num_heads, dropout_key):
         query = query * (self.emb_dim // num_heads) ** -0.5
-        heads = [split_heads(sequence, num_heads) for sequence in (query, key, value)]
-        return merge_heads(attend(*heads, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
-
-    def _drop_key(self, deterministic, rngs):
-        if deterministic or self.dropout_rate == 0.0:
-            return None
-        if rngs is None:
-            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
-        return rngs.dropout()
+        query, key, value = (split_heads(sequence, num_heads) for sequence in (query, key, value))
+        return merge_heads(attend(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
 
     def _check(self, x, x_mask, p, p_mask, context, context_mask):
         if p is None:

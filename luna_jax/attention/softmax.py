@@ -12,7 +12,7 @@ from luna_jax.attention.checks import check_heads, check_mask, check_rate, check
 from luna_jax.axes import Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
-from luna_jax.ops import attend, merge_heads, split_heads
+from luna_jax.ops import attend, dropout_keys, merge_heads, split_heads
 
 IMPLEMENTATIONS = ("xla", "cudnn", "unfused")
 
@@ -74,18 +74,16 @@ class SoftmaxAttention(nnx.Module):
             raise ValueError("softmax attention has no packed sequence; pass p=None and p_mask=None")
         check_width(x, self.emb_dim, "x")
         check_mask(x_mask, x, "x_mask")
-        heads = [split_heads(project(x), self.num_heads) for project in (self.query, self.key, self.value)]
-        dropping = not deterministic and self.dropout_rate > 0.0
-        if dropping and rngs is None:
-            raise ValueError("deterministic=False needs rngs; pass rngs=nnx.Rngs(dropout=key)")
+        query, key, value = (split_heads(project(x), self.num_heads) for project in (self.query, self.key, self.value))
+        dropout_key = dropout_keys(deterministic or self.dropout_rate == 0.0, rngs)()
         # jax.nn.dot_product_attention takes its softmax in float32 whatever comes in, too coarse for float64
-        if dropping or self.implementation == "unfused" or heads[0].dtype == jnp.float64:
-            key = rngs.dropout() if dropping else None
-            unfused = [heads[0] * (self.emb_dim // self.num_heads) ** -0.5, *heads[1:]]
-            y = attend(*unfused, x_mask, dropout_rate=self.dropout_rate, dropout_key=key)
+        if dropout_key is not None or self.implementation == "unfused" or query.dtype == jnp.float64:
+            query = query * (self.emb_dim // self.num_heads) ** -0.5
+            y = attend(query, key, value, x_mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key)
         else:
             mask = None if x_mask is None else x_mask[:, None, None, :]
-            y = jax.nn.dot_product_attention(*heads, mask=mask, implementation=self.implementation)
+            kernel = "cudnn" if self.implementation == "cudnn" else "xla"
+            y = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=kernel)
         return self.out(merge_heads(y)), None
 
 
