@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from lra_tasks.errors import UserError, nearest
 
@@ -43,6 +43,7 @@ def run(main: Callable[[list[str]], int | None], usage: str, *, takes_arguments:
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """The exit code of main."""
+    logging.set_verbosity(logging.WARNING)  # at absl's default JAX tells everybody without a TPU that they have none
     try:
         code = main(argv)
         sys.stdout.flush()
