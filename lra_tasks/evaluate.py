@@ -115,7 +115,7 @@ def answer(experiment, task, workdir: Path, texts) -> None:
             prediction = int(probabilities.argmax())
             shares = " ".join(f"{label}:{share:.3f}" for label, share in enumerate(probabilities))
             known = "" if text.label is None else f"  answer {text.label}"
-            print(f"{prediction}{known}  {shares}  {text.shown}")
+            print(f"prediction {prediction}{known}  {shares}  {text.shown}")
             if text.label is not None:
                 right.append(prediction == text.label)
     if right:

@@ -131,7 +131,7 @@ def answers(end):
     assert end.returncode == 0, end.stderr
     found, rest = [], []
     for line in end.stdout.splitlines():
-        match = re.match(r"(\d)(?:  answer (\d))?  ((?:\d:\d\.\d{3} ?)+)", line)
+        match = re.match(r"prediction (\d)(?:  answer (\d))?  ((?:\d:\d\.\d{3} ?)+)", line)
         if match:
             shares = [float(share.split(":")[1]) for share in match[3].split()]
             found.append((int(match[1]), None if match[2] is None else int(match[2]), shares))
