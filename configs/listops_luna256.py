@@ -3,6 +3,7 @@
     python -m lra_tasks.train --config configs/listops_luna256.py --workdir runs/listops_luna256
     python -m lra_tasks.train --config configs/listops_luna256.py:cpu --workdir runs/small     (a laptop, minutes)
 
+Expected: not run yet.
 Source row: Luna paper, Table 1, Luna-256.
 """
 

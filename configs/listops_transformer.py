@@ -3,6 +3,7 @@
     python -m lra_tasks.train --config configs/listops_transformer.py --workdir runs/listops_transformer
     python -m lra_tasks.train --config configs/listops_transformer.py:cpu --workdir runs/small_transformer
 
+Expected: cpu preset 47.93 ± 0.80 % on ListOps (small), n = 3, a minute on two cores; full recipe: not run yet.
 Source row: Luna paper, Table 1, Transformer (re-implemented by its authors).
 """
 
