@@ -17,6 +17,7 @@ from absl import flags
 
 from lra_tasks import cli, table_text, tables
 from lra_tasks.errors import UserError, nearest
+from lra_tasks.published import Published, read_published
 from lra_tasks.record import Record, RecordError, read_record
 
 FORMATS = ("markdown", "latex", "csv", "json")
@@ -61,15 +62,7 @@ def read_records(files: Sequence[Path]) -> tuple[list[tuple[str, Record]], list[
     return records, faults
 
 
-def read_published(path: Path) -> tables.Published:
-    """The published numbers. UserError names the file and the fault."""
-    try:
-        return tables.parse_published(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{path}: cannot be used as published numbers ({error})") from None
-
-
-def render(records: Sequence[tuple[str, Record]], published: tables.Published, form: str, checkpoint: str) -> str:
+def render(records: Sequence[tuple[str, Record]], published: Published, form: str, checkpoint: str) -> str:
     """The whole text in one of FORMATS."""
     experiments, notes = tables.group_records(records, checkpoint, published)
     if form == "csv":
@@ -81,8 +74,8 @@ def render(records: Sequence[tuple[str, Record]], published: tables.Published, f
 
 
 def select_tasks(
-    records: Sequence[tuple[str, Record]], published: tables.Published, tasks: Sequence[str]
-) -> tuple[list[tuple[str, Record]], tables.Published]:
+    records: Sequence[tuple[str, Record]], published: Published, tasks: Sequence[str]
+) -> tuple[list[tuple[str, Record]], Published]:
     """Records and published numbers of some tasks only. UserError for a task that neither of them has."""
     known = {task.task for task in published.tasks} | {record.task for _, record in records}
     for task in tasks:

@@ -7,7 +7,8 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from lra_tasks.tables import AVERAGE, ENTRY_FIELDS, NOT_RUN, NOTHING, Experiment, Published, Table, build_entries
+from lra_tasks.published import Published
+from lra_tasks.tables import AVERAGE, ENTRY_FIELDS, NOT_RUN, NOTHING, Experiment, Table, build_entries
 
 LEGEND = "Test accuracy in percent: mean ± sample standard deviation (number of seeds); one seed has no deviation."
 LATEX_ESCAPES = str.maketrans(

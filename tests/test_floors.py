@@ -30,7 +30,7 @@ FLOORS = {
     "lra_tasks": [
         ["errors", "metrics", "provenance", "console"],
         ["vocab", "typed_json", "folders", "contact_sheet", "pathfinder_settings"],
-        ["task", "record", "runlog", "archives", "pathfinder_patches"],
+        ["task", "record", "runlog", "archives", "pathfinder_patches", "published"],
         ["mechanisms", "downloads", "pathfinder_work"],
         ["settings"],
         ["pathfinder_snakes", "pathfinder_pictures", "archive_members"],

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from records import make_record, make_scores
 
-from lra_tasks import record, results, table_text, tables
+from lra_tasks import published, record, results, table_text, tables
 from lra_tasks.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-PUBLISHED = results.read_published(ROOT / "results" / "published.json")
+PUBLISHED = published.read_published(ROOT / "results" / "published.json")
 # averages that the papers print and their own five tasks do not give
 MISPRINTED_AVERAGES = {("lra", "sinkhorn")}
 NOT_RUN_CELL = "not run"
 
-SMALL = tables.parse_published(
+SMALL = published.parse_published(
     {
         "unit": "percent",
         "tasks": [{"task": "listops", "title": "ListOps"}, {"task": "text", "title": "Text"}],
@@ -312,7 +312,7 @@ def test_published_file_that_cannot_be_used_is_an_error(tmp_path: Path):
     path = tmp_path / "published.json"
     path.write_text('{"unit": "percent"}')
     with pytest.raises(UserError, match=r"published\.json: cannot be used .*missing tasks, rows"):
-        results.read_published(path)
+        published.read_published(path)
 
 
 def test_every_published_number_has_paper_table_row_and_confirmation():
