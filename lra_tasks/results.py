@@ -1,114 +1,128 @@
-"""The results table: every recorded run beside the published numbers.
+"""The results: every recorded run beside the published numbers, with intervals and paired tests.
 
-    python -m lra_tasks.results [PATH ...] [--format=markdown|latex|csv|json] [--checkpoint=best|last] [--task=NAME ...]
+    python -m lra_tasks.results [PATH ...]                     print the tables
+    python -m lra_tasks.results [PATH ...] --output FOLDER     all formats, figures and a page to open in a browser
+    python -m lra_tasks.results --card RUN                     the model card of one run, as Markdown
+    python -m lra_tasks.results [PATH ...] --check README.md   fails when a table in it is not what the records give
+    python -m lra_tasks.results [PATH ...] --update README.md  makes those tables anew
 
 PATH is a record, or a folder that is searched for records; without one it is results/records of this project. A record
-that cannot be trusted is named on stderr and left out, and the exit code is 1. --task keeps the columns of the tasks
-that are named and the models that have a number there.
+that cannot be trusted is named on stderr and left out, and the exit code is 1. --task, --row, --protocol and --table
+choose what is shown; each may be given several times.
 """
 
-import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from lra_tasks import cli, table_text, tables
-from lra_tasks.errors import UserError, nearest
+from configs.rows import ROWS
+from lra_tasks import cli, table_text
+from lra_tasks.blocks import replace_blocks
+from lra_tasks.card import write_card
+from lra_tasks.collection import Collection, collect
+from lra_tasks.entries import build_entries
+from lra_tasks.errors import UserError
+from lra_tasks.findings import Findings
+from lra_tasks.layout import LAYOUTS, lay_out, list_sources
 from lra_tasks.published import Published, read_published
-from lra_tasks.record import Record, RecordError, read_record
+from lra_tasks.selection import CHECKPOINTS, PUBLISHED, Selection, parse_selection, select
+from lra_tasks.typed_json import write_text
 
 FORMATS = ("markdown", "latex", "csv", "json")
 RESULTS = Path(__file__).parents[1] / "results"
-# a file of another name in a folder is taken for a record when it has most of these keys
-TELLTALE = {"schema_version", "task", "row", "seed", "config_hash", "experiment_hash", "best", "last"}
 
 
-def find_records(paths: Sequence[Path]) -> list[Path]:
-    """The files to read: named files, and in folders record.json and other JSON files that look like a record.
-
-    UserError for a path that does not exist.
-    """
-    found = []
-    for path in paths:
-        if path.is_dir():
-            found += [file for file in sorted(path.rglob("*.json")) if file.name == "record.json" or _looks_like(file)]
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"{path}: no such file or folder; give folders of runs, or the files of records")
-    return list({file.resolve(): file for file in reversed(found)}.values())[::-1]
-
-
-def _looks_like(file: Path) -> bool:
-    """Whether a JSON file is meant as a record. Broken JSON is, so that a record cut short is not passed over."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return isinstance(content, dict) and len(TELLTALE & content.keys()) > len(TELLTALE) // 2
-
-
-def read_records(files: Sequence[Path]) -> tuple[list[tuple[str, Record]], list[str]]:
-    """The records that can be trusted, by file name, and one line for each that cannot."""
-    records, faults = [], []
-    for file in files:
-        try:
-            records.append((str(file), read_record(file)))
-        except RecordError as error:
-            faults.append(str(error))
-    return records, faults
-
-
-def render(records: Sequence[tuple[str, Record]], published: Published, form: str, checkpoint: str) -> str:
+def render(findings: Findings, form: str, tables: Sequence[str] = ()) -> str:
     """The whole text in one of FORMATS."""
-    experiments, notes = tables.group_records(records, checkpoint, published)
-    if form == "csv":
-        return table_text.to_csv(experiments, published)
-    if form == "json":
-        return table_text.to_json(experiments, published, notes)
+    notes = [*findings.notes, *list_sources(findings.published)]
+    if form in ("csv", "json"):
+        entries = build_entries(findings.experiments, findings.comparisons, findings.published)
+        return table_text.to_csv(entries) if form == "csv" else table_text.to_json(entries, findings.published, notes)
     write = table_text.to_latex if form == "latex" else table_text.to_markdown
-    return write(table_text.lay_out(experiments, published), notes + table_text.list_sources(published))
+    return write(lay_out(findings, tables), notes)
 
 
-def select_tasks(
-    records: Sequence[tuple[str, Record]], published: Published, tasks: Sequence[str]
-) -> tuple[list[tuple[str, Record]], Published]:
-    """Records and published numbers of some tasks only. UserError for a task that neither of them has."""
-    known = {task.task for task in published.tasks} | {record.task for _, record in records}
-    for task in tasks:
-        if task not in known:
-            raise UserError(f"--task {task!r} has no record and no published number; {nearest(task, known)}")
-    values = tuple(value for value in published.values if value.task in tasks)
-    records = [(name, record) for name, record in records if record.task in tasks]
-    rows = {value.row for value in values} | {record.row for _, record in records}
-    sources = {value.source for value in values}
-    return records, dataclasses.replace(
-        published,
-        tasks=tuple(task for task in published.tasks if task.task in tasks),
-        rows=tuple(row for row in published.rows if row.row in rows or (values and row.reproduced)),
-        sources={key: source for key, source in published.sources.items() if key in sources},
-        values=values,
+def make_block(words: str, place: str, found: Collection, published: Published) -> str:
+    """What stands in a block of a text: its tables, without captions and notes."""
+    selection = parse_selection(words, place)
+    tables = lay_out(select(found.records, {}, published, selection), selection.tables)
+    if not tables:
+        raise UserError(f"{place}: {words!r} selects nothing that the records have")
+    return "\n".join(table_text.to_pipes(table) for table in tables)
+
+
+def check_text(path: Path, found: Collection, published: Published, *, update: bool) -> list[str]:
+    """A line for each table of a text that was stale; with `update` they are made anew."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        renewed, stale = replace_blocks(
+            text, str(path), lambda words, place: make_block(words, place, found, published)
+        )
+        if update and stale:
+            write_text(path, renewed)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a Markdown file that can be read and written") from None
+    return stale
+
+
+def read_selection() -> Selection:
+    """The flags that choose what is shown."""
+    given = flags.FLAGS
+    return Selection(
+        tasks=tuple(given.task),
+        rows=tuple(given.row),
+        protocols=tuple(given.protocol),
+        tables=tuple(given.table),
+        checkpoint=given.checkpoint,
+        against=given.against,
+        published=given.published,
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the table. Returns 0, or 1 where a record was left out."""
-    paths = [Path(argument) for argument in argv[1:]] or [RESULTS / "records"]
-    records, faults = read_records(find_records(paths))
+    """Print or write what was asked for. Returns 0, or 1 where a record was left out or a text is stale."""
+    given = flags.FLAGS
+    text = given.check or given.update
+    if sum(map(bool, (given.check, given.update, given.card, given.output))) > 1:
+        raise UserError("--check, --update, --card and --output are four things to do; give one of them")
     published = read_published(RESULTS / "published.json")
-    if flags.FLAGS.task:
-        records, published = select_tasks(records, published, flags.FLAGS.task)
-    print(render(records, published, flags.FLAGS.format, flags.FLAGS.checkpoint), end="")
-    for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+    if given.card:
+        print(write_card(Path(given.card), published), end="")
+        return 0
+    paths = [Path(argument) for argument in argv[1:]] or [RESULTS / "records"]
+    found = collect(paths)
+    for fault in found.faults:
+        cli.say(f"left out: {fault}")
+    if text:
+        stale = check_text(Path(text), found, published, update=bool(given.update))
+        for line in stale:
+            cli.say(f"{'updated' if given.update else 'stale'}: {line}")
+        return 1 if found.faults or (stale and given.check) else 0
+    for row in sorted({record.row for _, record in found.records} - set(ROWS)):
+        cli.say(f"row {row!r} is not in configs/rows.py: its records count, but this code cannot run it again")
+    findings = select(found.records, found.curves, published, read_selection())
+    if given.output:
+        from lra_tasks.outputs import write_outputs
+
+        written = write_outputs(findings, Path(given.output), render)
+        print("\n".join(map(str, written)))
+    else:
+        print(render(findings, given.format, given.table), end="")
+    return 1 if found.faults else 0
 
 
 if __name__ == "__main__":  # here, since other entries have flags of the same names
     flags.DEFINE_enum("format", "markdown", FORMATS, "What to print.")
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of a run counts.")
-    flags.DEFINE_multi_string("task", [], "A task to show; may be given several times. Default: all.")
+    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "Which checkpoint of a run counts.")
+    flags.DEFINE_enum("published", "compared", PUBLISHED, "Which published rows stand beside ours.")
+    flags.DEFINE_multi_string("task", [], "A task to show. Default: all.")
+    flags.DEFINE_multi_string("row", [], "A row of configs/rows.py to show. Default: all.")
+    flags.DEFINE_multi_string("protocol", [], "A protocol of ours to show, such as cpu. Default: all.")
+    flags.DEFINE_multi_enum("table", [], list(LAYOUTS), "A table to show. Default: all.")
+    flags.DEFINE_string("against", "transformer", "The row that the others are tested against.")
+    flags.DEFINE_string("output", None, "Folder for tables in all formats, figures and index.html.")
+    flags.DEFINE_string("check", None, "Text whose tables are compared with what the records give.")
+    flags.DEFINE_string("update", None, "Text whose tables are made anew.")
+    flags.DEFINE_string("card", None, "Folder of a run, or its record: prints its model card.")
     cli.run(main, str(__doc__))

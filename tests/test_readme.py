@@ -15,7 +15,9 @@ from flax import nnx
 
 from configs import rows
 from lra_tasks import results
+from lra_tasks.collection import collect
 from lra_tasks.model import build_model
+from lra_tasks.published import read_published
 from lra_tasks.registry import get_task
 from lra_tasks.settings import resolve
 from luna_jax.conformance import CHECKS
@@ -96,20 +98,16 @@ def test_links_to_files_lead_somewhere():
 
 
 @pytest.fixture(scope="module")
-def records():
-    """The records of this project, by file name."""
-    found, faults = results.read_records(results.find_records([ROOT / "results" / "records"]))
-    assert faults == []
+def collection():
+    """The records of this project."""
+    found = collect([ROOT / "results" / "records"])
+    assert found.faults == []
     return found
 
 
-def test_the_quickstart_table_is_what_the_records_give(records):
-    published = results.read_published(ROOT / "results" / "published.json")
-    records = [(name, record) for name, record in records if record.row in ("luna16", "transformer")]
-    records, published = results.select_tasks(records, published, ["listops_small"])
-    printed = results.render(records, published, "markdown", "best").split("\n\n")[1]
-    shown = README.split("--task listops_small -->\n", 1)[1].split("\n\n", 1)[0]
-    assert shown == printed
+def test_the_tables_are_what_the_records_give(collection):
+    published = read_published(ROOT / "results" / "published.json")
+    assert results.check_text(ROOT / "README.md", collection, published, update=False) == []
 
 
 def read_table(marker: str) -> list[list[str]]:
@@ -118,10 +116,10 @@ def read_table(marker: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
-def test_the_small_runs_are_what_the_records_give(records):
+def test_the_small_runs_are_what_the_records_give(collection):
     """Accuracy, interval, majority class and counts of Luna-16 on every task, from all its records of it."""
     of_title: dict[str, list] = {}
-    for _, record in records:
+    for _, record in collection.records:
         if record.task != "listops_small" and record.row == "luna16":
             of_title.setdefault(record.task_title, []).append(record)
     shown = {cells[0]: cells[2:7] for cells in read_table("small runs: results/records")}
@@ -137,22 +135,3 @@ def test_the_small_runs_are_what_the_records_give(records):
             f"{test.evaluated:,}",
             f"{found[0].num_parameters:,}",
         ]
-
-
-def test_the_table_of_every_row_is_what_the_records_give(records):
-    """Every row of configs/rows.py that has a record on ListOps (small) or Text, and no record unshown."""
-    accuracies: dict[tuple[str, str], list[float]] = {}
-    for _, record in records:
-        accuracies.setdefault((record.row, record.task), []).append(100 * record.best.test_accuracy)
-
-    def cell(row: str, task: str) -> str:
-        values = accuracies.get((row, task), [])
-        if len(values) < 2:
-            return f"{values[0]:.2f} (1)" if values else "not run"
-        return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
-
-    tasks = ("listops_small", "text")
-    expected = [
-        [f"`{row}`", *(cell(row, task) for task in tasks)] for row in rows.ROWS if (row, tasks[0]) in accuracies
-    ]
-    assert [cells[:3] for cells in read_table("every row: results/records")] == expected

@@ -1,0 +1,47 @@
+"""What a run logged while it trained, from the file beside its record."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lra_tasks.errors import UserError
+from lra_tasks.report import Curve
+
+METRICS = "metrics.jsonl"
+RECORD = "record.json"
+
+
+def metrics_file(record: Path) -> Path:
+    """metrics.jsonl beside record.json of a working folder; NAME.metrics.jsonl beside NAME.json of a collection."""
+    return record.with_name(METRICS) if record.name == RECORD else record.with_name(f"{record.stem}.{METRICS}")
+
+
+def read_curve(record: Path) -> Curve | None:
+    """The curve of a record's run, None where no log lies beside it. UserError names the file and line of a fault."""
+    path = metrics_file(record)
+    if not path.exists():
+        return None
+    lines: dict[str, dict[int, dict[str, float]]] = {"train": {}, "validation": {}}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            if entry["split"] in lines:
+                lines[entry["split"]][int(entry["step"])] = {name: float(entry[name]) for name in ("loss", "accuracy")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a line of metrics ({error!r}); was the file cut short?"
+            ) from None
+    train, validation = (dict(sorted(lines[split].items())) for split in ("train", "validation"))
+    return Curve(
+        train_steps=tuple(train),
+        train_loss=tuple(_finite(entry["loss"]) for entry in train.values()),
+        validation_steps=tuple(validation),
+        validation_accuracy=tuple(100 * _finite(entry["accuracy"]) for entry in validation.values()),
+        validation_loss=tuple(_finite(entry["loss"]) for entry in validation.values()),
+    )
+
+
+def _finite(value: float) -> float:
+    """A diverged loss is logged as NaN or infinity: both are drawn as a gap."""
+    return value if math.isfinite(value) else math.nan
