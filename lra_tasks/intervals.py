@@ -93,7 +93,7 @@ def compare(first: np.ndarray, second: np.ndarray, *, level: float = 0.95, seed:
     It says nothing about training again: two seeds of one row can differ significantly. Without any difference p is 1.
 
     The interval does include the variation of seeds: those of each row are drawn independently, the examples jointly,
-    with the limits of `accuracy_interval`. So it may hold zero where the p-value is small; believe the wider one when
+    with the limits of `accuracy_interval`. So it may hold zero where the p-value is small; go by the interval when
     the claim is about mechanisms. Swapping the rows changes signs only (but where the difference is zero, the draws).
 
     UserError unless both are bool [seeds, examples], not empty, over as many examples, and level in (0, 0.999].

@@ -134,8 +134,9 @@ def lay_out_intervals(findings: Findings) -> Table:
             compared = (f"{printed[0].percent:.2f} ({printed[0].source})", f"{one.mean - printed[0].percent:+.2f}")
         lines.append((*where, *ours, *compared))
     caption = (
-        f"Ours, {findings.checkpoint} checkpoint: bootstrap interval of the mean over seeds and test examples, Student "
-        "interval over seeds alone, and for full recipes the difference to the published number in points."
+        f"Ours, {findings.checkpoint} checkpoint: bootstrap interval of the mean over seeds and test examples (too "
+        "narrow where few seeds differ much), Student interval over seeds alone (blind to the sampling of examples), and for "
+        "full recipes the difference to the published number in points."
     )
     return Table(caption, header, (*(False,) * 4, *(True,) * 7), tuple(lines))
 
@@ -170,8 +171,9 @@ def lay_out_comparisons(findings: Findings) -> Table:
 def _describe_tests(comparisons: Sequence[Comparison]) -> str:
     methods = "; ".join(dict.fromkeys(one.test.method for one in comparisons))
     return (
-        f"Paired on the same test examples ({methods}): p is about these trained models; the interval, in points, also "
-        "holds the seeds' variation. Holm's p is adjusted for all rows of one task and protocol."
+        f"Paired on the same test examples ({methods}): p is about these trained models; the interval, in points, "
+        "also holds the seeds' variation, so go by it for a claim about mechanisms. Holm's p is adjusted for all rows of one "
+        "task and protocol."
     )
 
 

@@ -36,12 +36,13 @@ def write_outputs(findings: Findings, folder: Path, render: Callable[[Findings, 
         for form, name in NAMES.items():
             (partial / name).write_text(render(findings, form), encoding="utf-8")
         notes = [*findings.notes, *list_sources(findings.published)]
-        page = render_page(lay_out(findings), findings.experiments, findings.comparisons, points, notes, {})
+        titles = {row.row: row.title for row in findings.published.rows}
+        page = render_page(lay_out(findings), findings.experiments, findings.comparisons, points, notes, {}, titles)
         (partial / PAGE).write_text(page, encoding="utf-8")
         (partial / FIGURES).mkdir()
         draw_trade_off(points, partial / FIGURES)
-        draw_curves(findings.experiments, partial / FIGURES)
-        draw_accuracies(findings.experiments, partial / FIGURES)
+        draw_curves(findings.experiments, partial / FIGURES, titles)
+        draw_accuracies(findings.experiments, partial / FIGURES, titles)
         return _move(partial, folder)
     except OSError as error:
         raise UserError(f"--output {folder}: writing failed ({error}); nothing was changed unless named") from None

@@ -25,6 +25,7 @@ from lra_tasks.entries import build_entries
 from lra_tasks.errors import UserError
 from lra_tasks.findings import Findings
 from lra_tasks.layout import LAYOUTS, lay_out, list_sources
+from lra_tasks.outputs import write_outputs
 from lra_tasks.published import Published, read_published
 from lra_tasks.selection import CHECKPOINTS, PUBLISHED, Selection, parse_selection, select
 from lra_tasks.typed_json import write_text
@@ -103,8 +104,6 @@ def main(argv: Sequence[str]) -> int:
         cli.say(f"row {row!r} is not in configs/rows.py: its records count, but this code cannot run it again")
     findings = select(found.records, found.curves, published, read_selection())
     if given.output:
-        from lra_tasks.outputs import write_outputs
-
         written = write_outputs(findings, Path(given.output), render)
         print("\n".join(map(str, written)))
     else:

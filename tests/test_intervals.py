@@ -158,6 +158,7 @@ def test_sign_flip_has_right_tails_however_small(counts):
     sums = 2 * np.arange(ways.size) - abs(differences).sum()
     extreme = sum(ways[abs(sums) >= abs(differences.sum())])
     assert intervals._sign_flip(differences) == pytest.approx(extreme / 2**differences.size, rel=1e-8, abs=0)
+    assert intervals._sign_flip(-differences) == intervals._sign_flip(differences)
 
 
 def test_seeds_apart_and_examples_together_are_drawn():
