@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     # A mechanism's switches count where model.attention has its name. Sources: [paper] the mechanism's own, [lra] the
     # released models of Long Range Arena, [ours].
     config.luna = _luna()
+    config.pack = _pack()
     config.softmax = _softmax()
     config.local = _local()
     config.sparse = _sparse()
@@ -67,11 +68,12 @@ def _model() -> ConfigDict:
     model.dropout_rate = 0.1  # on embeddings and on the outputs of attention and feed-forward
     model.attention_dropout_rate = 0.1  # on attention probabilities
     model.activation_dropout_rate = 0.0  # inside the feed-forward
-    model.pooling = "cls"  # "cls", "mean" (of x), or "packed" (mean of the last p)
+    model.pooling = "cls"  # "cls", "mean" (of x), "packed" (of the last p's real slots) or "packed_all" (of all)
     model.pair_features = "concat"  # of two documents a, b: "concat" [a; b] or "interaction" [a; b; a b; a - b]
-    # Of the pooled vector: "none", or "calibrated": shifted and scaled, at first to mean 0, deviation 1 in 64 examples.
+    # Of the pooled vector: "none"; "calibrated": shifted and scaled, at first to mean 0, deviation 1 in 64 examples;
+    # "whitened": decorrelated, in training by each batch, in evaluation by 1,024 training examples.
     model.feature_norm = "none"
-    model.classifier_dim = 2048  # hidden width of the head
+    model.classifier_dim = 2048  # hidden width of the head; 0: no hidden layer
     model.remat = False  # recompute layers in the backward pass: less memory, more time
     model.dtype = "float32"  # of the computation, "float32" or "bfloat16"; parameters are float32
     return model
@@ -85,6 +87,15 @@ def _luna() -> ConfigDict:
     luna.tie_kv = False  # one projection for key and value in each of the two attentions
     luna.contextual_pack = True  # False: every layer learns its own pack query (the paper's Table 5)
     return luna
+
+
+def _pack() -> ConfigDict:
+    """Other treatments of Luna's packed sequence, see switches.py. In a record only where one is not as here."""
+    pack = ConfigDict()
+    pack.embedding = "as_tokens"  # the initial P: "as_tokens" (scale, norm, dropout), "plain", "sinusoidal"
+    pack.slots = "by_length"  # "by_length": a sequence shorter than P uses as many slots as it has positions; or "all"
+    pack.projection = False  # an output projection of the packed sequence
+    return pack
 
 
 def _softmax() -> ConfigDict:

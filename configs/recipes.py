@@ -164,6 +164,8 @@ def _apply(preset: str, config: ConfigDict, presets: dict[str, Preset]) -> Confi
     """Changes `config` by the named preset; an unknown name raises with the nearest match and the whole list."""
     if not preset:
         return config
+    if "+" in preset:
+        raise ValueError(f"{preset!r} has a switch, which stands behind a row: configs/TASK.py:luna16:{preset}")
     if preset not in presets:
         close = difflib.get_close_matches(preset, presets, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -2,6 +2,7 @@
 
     configs/listops.py:performer            the recipe of ListOps with Performer's attention
     configs/listops.py:performer:cpu        the same, small
+    configs/listops.py:luna16:cpu+tied_kv   with a switch of `drift.py`
 
 A row changes the attention and leaves encoder, optimizer and steps to the task's recipe, so that rows are comparable.
 Three exceptions: a mechanism that forms no probabilities has no dropout on them; where [CLS] would see a part of the
@@ -13,7 +14,7 @@ import difflib
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from configs import drift, recipes
 
 # Mechanisms that form no probabilities have nothing that attention dropout could fall on.
 PRESETS = ("paper", "lra", "cpu")
@@ -100,9 +101,10 @@ LRA_TASK_SWITCHES = {
 
 
 def get_config(task: str, argument: str) -> ConfigDict:
-    """The config of a task's recipe with a row's mechanism; `argument` is "ROW" or "ROW:PRESET"."""
-    row, _, preset = argument.partition(":")
-    if row in PRESETS:
+    """The config of a task's recipe with a row's mechanism; `argument`: "ROW", "ROW:PRESET" or "ROW:PRESET+SWITCH"."""
+    row, _, rest = argument.partition(":")
+    preset, *switches = rest.split("+")
+    if row.partition("+")[0] in PRESETS:
         raise ValueError(f"{row!r} is a preset, which stands behind a row: luna16:{row}, or any of {', '.join(ROWS)}")
     if row not in ROWS:
         close = difflib.get_close_matches(row, ROWS, n=1)
@@ -117,6 +119,7 @@ def get_config(task: str, argument: str) -> ConfigDict:
     elif row in MEAN_POOLED:
         config.model.pooling = "mean"
     config.update_from_flattened_dict(ROWS[row])
+    drift.apply(config, task, preset, switches)
     return config
 
 

@@ -1,6 +1,7 @@
 """Measurements of the tasks: loading against training, the Pathfinder generator, the memory of a Path-X step."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,75 @@ REFERENCE_SPEEDS = {32: 5.5, 64: 0.22, 128: 0.45}
 """Images of the hard level that the reference generator makes in a CPU-second."""
 REFERENCE_MEANS = {32: 20.11, 64: 13.37, 128: 7.90}
 """Mean grey level of its images."""
+
+
+def describe_machine() -> str:
+    """Device, cores and versions in a line."""
+    import jax
+
+    from lra_tasks.provenance import host_cores
+
+    device = jax.devices()[0]
+    return f"{device.platform} {device.device_kind}, {host_cores()} cores, jax {jax.__version__}"
+
+
+def show_generation(rounds: int) -> None:
+    """Prints the seconds to generate the full ListOps in memory, without records and store."""
+    from lra_tasks.listops import LISTOPS as task
+    from lra_tasks.listops import generate
+    from lra_tasks.preparation import count_cores
+
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        generate(task.grammar, task.seed, task.splits, num_workers=count_cores())
+        seconds.append(time.perf_counter() - begin)
+    shown = ", ".join(f"{value:.1f}" for value in sorted(seconds))
+    print(f"ListOps, {sum(task.splits.values()):,} examples, {count_cores()} workers: {shown} s")
+
+
+def show_loading(data_dir: str, read_experiment: Callable[[str], Experiment], rounds: int) -> None:
+    """Prints examples a second of the loader and of each task's train step, and of the loader at a batch of 512."""
+    from lra_tasks.registry import get_task
+    from lra_tasks.store import StoreMissing, read_store
+
+    print(f"loader and Luna-16 train step, preset cpu; {describe_machine()}")
+    print(f"{'task':22}{'batch':13}{'loader/s':>12}{'step/s':>12}{'ratio':>10}")
+    splits = {}
+    for config in ("listops", "text", "retrieval", "image", "pathfinder"):
+        experiment = read_experiment(config)
+        task = get_task(experiment.data.task)
+        try:
+            splits[config] = read_store(data_dir, task)["train"]
+        except StoreMissing as missing:
+            print(missing)
+            continue
+        print(measure_loading(experiment, task, splits[config], rounds), flush=True)
+    if "pathfinder" in splits:
+        print(measure_large_batches(task, splits["pathfinder"]))
+
+
+def show_images() -> None:
+    """Prints Pathfinder images a second on one core for each size of the hard level."""
+    print(f"Pathfinder generator, one core; {describe_machine()}")
+    for side in (32, 64, 128, 256):
+        print(measure_images(side, 20.0), flush=True)
+
+
+def show_pathx(experiment: Experiment) -> None:
+    """Prints memory and time of one train step on 16,384 pixels, batch 8."""
+    import jax
+
+    from lra_tasks.provenance import peak_process_bytes
+    from lra_tasks.registry import get_task
+
+    size, (step, init, batch) = measure_step_memory(experiment, get_task(experiment.data.task), 8)
+    print(f"Path-X, Luna-256, 8 x 16,384, remat {experiment.model.remat}; {describe_machine()}")
+    print(f"step: {size:.2f} GiB by XLA's account")
+    began = time.perf_counter()
+    jax.block_until_ready(step(init(), batch))
+    peak = peak_process_bytes() / 2**30
+    print(f"ran in {time.perf_counter() - began:.1f} s; peak of the whole process {peak:.2f} GiB")
 
 
 def time_loader(split: Split, *, batch_size: int, length: int, seconds: float) -> list[float]:

@@ -32,13 +32,19 @@ def write_card(path: Path, published: Published) -> str:
     if not found.records:
         raise UserError(f"--card {'; '.join(found.faults)}")
     ((name, record),) = found.records
-    best = find([(name, record)], published, against=record.row).experiments[0]
-    last = find([(name, record)], published, checkpoint="last", against=record.row).experiments[0]
+    return make_card(record, found.curves.get(name), published)
+
+
+def make_card(record: Record, curve: Curve | None, published: Published) -> str:
+    """The card of a record and what its run logged."""
+    named = [(record.row, record)]
+    best = find(named, published, against=record.row).experiments[0]
+    last = find(named, published, checkpoint="last", against=record.row).experiments[0]
     parts = [
         f"# {published.title(record.row)} on {record.task_title}, seed {record.seed}",
         _introduce(record),
         "## Result\n\n" + _tell_result(record, best, last, published),
-        *_tell_curve(found.curves.get(name)),
+        *_tell_curve(curve),
         "## Data\n\n" + _tell_data(record),
         "## Model and training\n\n" + _tell_model(record),
         "## Cost\n\n" + _tell_cost(record),

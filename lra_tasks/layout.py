@@ -135,8 +135,8 @@ def lay_out_intervals(findings: Findings) -> Table:
         lines.append((*where, *ours, *compared))
     caption = (
         f"Ours, {findings.checkpoint} checkpoint: bootstrap interval of the mean over seeds and test examples (too "
-        "narrow where few seeds differ much), Student interval over seeds alone (blind to the sampling of examples), and for "
-        "full recipes the difference to the published number in points."
+        "narrow where few seeds differ much), Student interval over seeds alone (blind to the sampling of examples), "
+        "and for full recipes the difference to the published number in points."
     )
     return Table(caption, header, (*(False,) * 4, *(True,) * 7), tuple(lines))
 
@@ -172,8 +172,8 @@ def _describe_tests(comparisons: Sequence[Comparison]) -> str:
     methods = "; ".join(dict.fromkeys(one.test.method for one in comparisons))
     return (
         f"Paired on the same test examples ({methods}): p is about these trained models; the interval, in points, "
-        "also holds the seeds' variation, so go by it for a claim about mechanisms. Holm's p is adjusted for all rows of one "
-        "task and protocol."
+        "also holds the seeds' variation, so go by it for a claim about mechanisms. Holm's p is adjusted for all rows "
+        "of one task and protocol."
     )
 
 

@@ -45,6 +45,23 @@ class LunaSettings:
 
 
 @dataclass(frozen=True)
+class PackSettings:
+    """How Luna's packed sequence is treated, where that differs from the authors' code."""
+
+    embedding: str
+    slots: str
+    projection: bool
+
+    def __post_init__(self):
+        check_choice("pack", "embedding", self.embedding, ("as_tokens", "plain", "sinusoidal"))
+        check_choice("pack", "slots", self.slots, ("by_length", "all"))
+
+
+USUAL_PACK = PackSettings(embedding="as_tokens", slots="by_length", projection=False)
+"""What a config without the section means. Records leave it out, so that older ones are of the same experiment."""
+
+
+@dataclass(frozen=True)
 class SoftmaxSettings:
     """Softmax attention's own switches."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from lra_tasks.errors import UserError
+from lra_tasks.mechanisms import USUAL_PACK
 from lra_tasks.settings import Experiment, check_task, sequence_length
 from lra_tasks.task import AnyBatch, Batch, PairedBatch, Task
 from luna_jax.attention.registry import AttentionConfig, get_attention_config
@@ -34,8 +35,10 @@ class Model:
     The batch is a PairedBatch if the config has pair features. The second key decides random features, hashes and
     patterns of attention; None: a constant.
     """
-    calibrate: Callable[[Params, AnyBatch], Params]
-    """(parameters, a first batch) -> parameters that the data helped to set; the same where nothing asks for it."""
+    encode: Callable[[Params, AnyBatch], jax.Array]
+    """(parameters, batch) -> pooled vectors [P, D], without dropout."""
+    calibrate: Callable[[Params, jax.Array], Params]
+    """(parameters, pooled vectors) -> parameters that these helped to set; the same where nothing asks for it."""
     abstract: Params
     """Shapes and dtypes of the parameters; nothing is allocated."""
     draw_interval: int | None
@@ -43,7 +46,7 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers in the model."""
+        """Trained numbers in the model, and the stored statistics of one that is whitened."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract))
 
 
@@ -75,6 +78,8 @@ def classifier_config(experiment: Experiment, task: Task) -> ClassifierConfig:
         positions=model.positions,
         scale_embedding=model.scale_embedding,
         embedding_norm=model.embedding_norm,
+        pack_embedding=(experiment.pack or USUAL_PACK).embedding,
+        pack_slots=(experiment.pack or USUAL_PACK).slots,
         remat=model.remat,
     )
     return ClassifierConfig(
@@ -92,6 +97,8 @@ def attention_config(experiment: Experiment, positions: int) -> AttentionConfig:
     model = experiment.model
     kind = get_attention_config(model.attention)
     switches = asdict(getattr(experiment, model.attention))
+    if experiment.pack is not None:
+        switches["pack_projection"] = experiment.pack.projection
     if "max_length" in {field.name for field in fields(kind)}:
         switches["max_length"] = positions
     if switches.get("num_buckets") == 0:
@@ -150,14 +157,17 @@ def model_from_config(config: ClassifierConfig) -> Model:
         rngs = nnx.Rngs(**keys) if keys else None
         return model(*list_documents(batch), deterministic=dropout_key is None, rngs=rngs)
 
-    def calibrate(params, batch):
+    def encode(params, batch):
+        return nnx.merge(graphdef, params).encode(*list_documents(batch))
+
+    def calibrate(params, vectors):
         model = nnx.merge(graphdef, params)
         if model.calibration is None:
             return params
-        model.calibration.calibrate(model.encode(*list_documents(batch)))
+        model.calibration.calibrate(vectors)
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
-    return Model(config, init, apply, calibrate, abstract, config.encoder.layer.attention.draw_interval)
+    return Model(config, init, apply, encode, calibrate, abstract, config.encoder.layer.attention.draw_interval)
 
 
 def list_documents(batch: AnyBatch) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lra_tasks.errors import UserError
@@ -16,13 +16,16 @@ NAMES = {"markdown": "results.md", "latex": "results.tex", "csv": "results.csv",
 PAGE, FIGURES = "index.html", "figures"
 
 
-def write_outputs(findings: Findings, folder: Path, render: Callable[[Findings, str], str]) -> list[Path]:
+def write_outputs(
+    findings: Findings, folder: Path, render: Callable[[Findings, str], str], cards: Mapping[str, str]
+) -> list[Path]:
     """Write all outputs and return the files. They are made beside the folder first, so that a failure leaves no part.
 
     Args:
         findings: what to show.
         folder: made if it is missing; files of other names in it stay.
         render: (findings, format) -> text.
+        cards: model cards for the page, Markdown by name.
 
     UserError for a folder that cannot be written.
     """
@@ -37,7 +40,7 @@ def write_outputs(findings: Findings, folder: Path, render: Callable[[Findings, 
             (partial / name).write_text(render(findings, form), encoding="utf-8")
         notes = [*findings.notes, *list_sources(findings.published)]
         titles = {row.row: row.title for row in findings.published.rows}
-        page = render_page(lay_out(findings), findings.experiments, findings.comparisons, points, notes, {}, titles)
+        page = render_page(lay_out(findings), findings.experiments, findings.comparisons, points, notes, cards, titles)
         (partial / PAGE).write_text(page, encoding="utf-8")
         (partial / FIGURES).mkdir()
         draw_trade_off(points, partial / FIGURES)

@@ -19,7 +19,7 @@ from absl import flags
 from configs.rows import ROWS
 from lra_tasks import cli, table_text
 from lra_tasks.blocks import replace_blocks
-from lra_tasks.card import write_card
+from lra_tasks.card import make_card, write_card
 from lra_tasks.collection import Collection, collect
 from lra_tasks.entries import build_entries
 from lra_tasks.errors import UserError
@@ -67,6 +67,19 @@ def check_text(path: Path, found: Collection, published: Published, *, update: b
     return stale
 
 
+def make_cards(found: Collection, findings: Findings) -> dict[str, str]:
+    """The model card of every run that counts, by a name that says which."""
+    counted = {run.file for one in findings.experiments for run in one.runs}
+    cards = {}
+    for name, record in found.records:
+        if name in counted:
+            what = (
+                f"{findings.published.title(record.row)} on {record.task_title}, {record.protocol}, seed {record.seed}"
+            )
+            cards[f"{what} ({name})"] = make_card(record, found.curves.get(name), findings.published)
+    return cards
+
+
 def read_selection() -> Selection:
     """The flags that choose what is shown."""
     given = flags.FLAGS
@@ -104,7 +117,8 @@ def main(argv: Sequence[str]) -> int:
         cli.say(f"row {row!r} is not in configs/rows.py: its records count, but this code cannot run it again")
     findings = select(found.records, found.curves, published, read_selection())
     if given.output:
-        written = write_outputs(findings, Path(given.output), render)
+        cards = make_cards(found, findings)
+        written = write_outputs(findings, Path(given.output), render, cards)
         print("\n".join(map(str, written)))
     else:
         print(render(findings, given.format, given.table), end="")

@@ -12,12 +12,14 @@ from typing import Any
 from lra_tasks.errors import UserError
 from lra_tasks.mechanisms import (
     MECHANISMS,
+    USUAL_PACK,
     BigBirdSettings,
     LinearSettings,
     LinformerSettings,
     LocalSettings,
     LongformerSettings,
     LunaSettings,
+    PackSettings,
     PerformerSettings,
     RandomFeatureSettings,
     ReformerSettings,
@@ -38,6 +40,7 @@ READ_BY_ONE_MODE = {
 """Switches that count in one mode of their mechanism only: (key of the mode, its value)."""
 SCHEDULES = ("constant", "inverse_sqrt", "cosine", "cosine_cycle", "linear")
 DTYPES = ("float32", "bfloat16")
+POOLINGS = ("cls", "mean", "packed", "packed_all")
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,13 @@ class ModelSettings:
         check_choice("model", "embedding", self.embedding, ("table", "linear"))
         check_choice("model", "positions", self.positions, ("learned", "sinusoidal"))
         check_choice("model", "initializers", self.initializers, ("bert", "fairseq", "lra"))
-        check_choice("model", "pooling", self.pooling, ("cls", "mean", "packed"))
+        check_choice("model", "pooling", self.pooling, POOLINGS)
         check_choice("model", "pair_features", self.pair_features, ("concat", "interaction"))
-        check_choice("model", "feature_norm", self.feature_norm, ("none", "calibrated"))
+        check_choice("model", "feature_norm", self.feature_norm, ("none", "calibrated", "whitened"))
         check_choice("model", "dtype", self.dtype, DTYPES)
-        sizes = ("emb_dim", "mlp_dim", "num_layers", "num_heads", "classifier_dim")
+        sizes = ("emb_dim", "mlp_dim", "num_layers", "num_heads")
         check_range("model", {key: getattr(self, key) for key in sizes}, 1)
+        check_range("model", {"classifier_dim": self.classifier_dim}, 0)
         rates = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
         check_range("model", {key: getattr(self, key) for key in rates}, 0, 1)
         if self.emb_dim % self.num_heads:
@@ -157,6 +161,8 @@ class Experiment:
     data: DataSettings
     model: ModelSettings
     luna: LunaSettings | None
+    pack: PackSettings | None
+    """None: the usual treatment of the packed sequence, or none."""
     softmax: SoftmaxSettings | None
     local: LocalSettings | None
     sparse: SparseSettings | None
@@ -173,11 +179,10 @@ class Experiment:
     train: TrainSettings
 
     def __post_init__(self):
-        if self.model.pooling == "packed" and self.luna is None:
-            raise UserError(
-                f"model.pooling='packed' needs a packed sequence, which {self.model.attention} has not; "
-                "take cls or mean"
-            )
+        if self.luna is None and (self.model.pooling in ("packed", "packed_all") or self.pack is not None):
+            asked = "the section pack" if self.pack is not None else f"model.pooling={self.model.pooling!r}"
+            remedy = "leave it out" if self.pack is not None else "take cls or mean"
+            raise UserError(f"{asked} needs a packed sequence, which {self.model.attention} has not; {remedy}")
         if self.luna is not None and self.model.emb_dim % self.luna.num_pack_heads:
             raise UserError(
                 f"luna.num_pack_heads={self.luna.num_pack_heads} does not divide model.emb_dim={self.model.emb_dim}; "
@@ -202,14 +207,16 @@ def resolve(config: dict[str, Any], overridden: Iterable[str] = ()) -> Experimen
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError("a config is an object with the section model; take one that lra_tasks.train wrote")
     config = dict(config)
+    if config.get("pack") in (None, dataclasses.asdict(USUAL_PACK)):
+        config["pack"] = None
     attention = config["model"].get("attention")
-    unused = [name for name in MECHANISMS if name != attention]
+    unused = [name for name in MECHANISMS if name != attention] + (["pack"] if attention != "luna" else [])
     for key in overridden:
         if key.split(".")[0] in unused and attention in MECHANISMS:
             raise UserError(
                 f"{key} has no effect with model.attention={attention!r}; leave it out or change the attention"
             )
-    for name in unused:
+    for name in set(unused) & set(MECHANISMS):
         config[name] = None
     experiment = build(Experiment, config)
     for key, (mode, needed) in READ_BY_ONE_MODE.items():

@@ -11,16 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from lra_tasks.calibration import make_calibrate, make_settle
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.errors import UserError
 from lra_tasks.evaluation import Evaluation, evaluate_split
 from lra_tasks.loader import batch_at
-from lra_tasks.model import Model, build_model
+from lra_tasks.model import Model, Params, build_model
 from lra_tasks.runlog import RunLog
 from lra_tasks.settings import Experiment, sequence_length
 from lra_tasks.splits import declared_examples
 from lra_tasks.steps import State, make_eval_step, make_init, make_train_step
-from lra_tasks.task import AnyBatch, Split, Task
+from lra_tasks.task import Split, Task
 
 
 class Stopped(UserError):
@@ -71,6 +72,8 @@ class Run:
     """Jitted, then compiled ahead of the first step."""
     eval_step: Callable
     clock: Clock
+    settle: Callable[[Params], Params]
+    """What evaluation needs and training does not: statistics of the training examples, where a model has any."""
     best_accuracy: float = -1.0
     scores: dict[tuple[int, str], Evaluation] = field(default_factory=dict)
     """What this process has evaluated, by step and split."""
@@ -125,7 +128,8 @@ def train(
             workdir, start_step=start, num_steps=num_steps, title=f"{experiment.row} seed {experiment.train.seed}"
         ) as log:
             train_step, eval_step = make_train_step(experiment, model), make_eval_step(model)
-            run = Run(experiment, task, splits, model, checkpoints, log, state, train_step, eval_step, clock)
+            settle = make_settle(experiment, task, model, splits["train"])
+            run = Run(experiment, task, splits, model, checkpoints, log, state, train_step, eval_step, clock, settle)
             if checkpoints.latest_step("best") is not None:
                 run.best_accuracy = checkpoints.read_notes("best")[1]["validation_accuracy"]
             if start:
@@ -134,15 +138,6 @@ def train(
                 run_steps(run, stop)
             checkpoints.wait()
             finish(run)
-
-
-CALIBRATION_EXAMPLES = 64
-
-
-def first_examples(experiment: Experiment, task: Task, split: Split) -> AnyBatch:
-    """The first examples of the run's order, as many whatever the batch size."""
-    length = sequence_length(experiment, task)
-    return batch_at(split, seed=experiment.train.seed, step=0, batch_size=CALIBRATION_EXAMPLES, length=length)
 
 
 def restore_or_init(
@@ -154,8 +149,7 @@ def restore_or_init(
     if checkpoints.latest_step("last") is None:
         state = jax.jit(init)()
         if experiment.model.feature_norm == "calibrated":
-            examples = first_examples(experiment, task, splits["train"])
-            state["params"] = jax.jit(model.calibrate)(state["params"], examples)
+            state["params"] = make_calibrate(experiment, task, model, splits["train"])(state["params"])
         # Committed to the device as restored arrays are: with both kinds the eval step would be compiled twice.
         return jax.device_put(state, jax.devices()[0]), model, Clock()
     _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
@@ -189,6 +183,7 @@ def run_steps(run: Run, stop: StopFlag) -> None:
             interval.handle(*pending)
             pending = None
             interval.pause()
+            run.state["params"] = run.settle(run.state["params"])
             for act in due:
                 act(run, step + 1)
             if stop.name:

@@ -15,9 +15,9 @@ from luna_jax.dense import Dense
 from luna_jax.encoder import Encoded, Encoder, EncoderConfig
 from luna_jax.ops import masked_mean
 
-POOLINGS = ("cls", "mean", "packed")
+POOLINGS = ("cls", "mean", "packed", "packed_all")
 PAIR_FEATURES = ("concat", "interaction")
-FEATURE_NORMS = ("none", "calibrated")
+FEATURE_NORMS = ("none", "calibrated", "whitened")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class ClassifierConfig:
     pair_features: str | None
     """Of two documents' vectors a, b. "concat": [a ; b]. "interaction": [a ; b ; a b ; a - b]. None: one document."""
     pooling: str
-    """"cls": x at position 0. "mean": mean of x over real positions. "packed": mean of the last p over real slots."""
+    """"cls": x at position 0. "mean": mean of x over real positions. "packed": mean of the last p over real slots.
+    "packed_all": over all slots."""
     feature_norm: str
-    """"none", or "calibrated": the pooled vector through a `Calibration`."""
+    """Of the pooled vector. "none", or what it goes through: "calibrated" a `Calibration`, "whitened" a `Whitening`."""
     classifier_dim: int
-    """Width of the head's hidden layer."""
+    """Width of the head's hidden layer; 0: none, the scores are one linear map of the features."""
     num_classes: int
 
     def __post_init__(self):
@@ -44,14 +45,18 @@ class ClassifierConfig:
             raise ValueError(f"feature_norm={self.feature_norm!r}; choices: {', '.join(FEATURE_NORMS)}")
         if self.pooling == "cls" and not self.encoder.prepend_cls:
             raise ValueError('pooling="cls" reads position 0, which is [CLS] only with prepend_cls=True')
-        if self.pooling == "packed" and not self.encoder.layer.attention.pack_length:
-            raise ValueError('pooling="packed" needs an attention with a packed sequence; take "cls" or "mean"')
+        if self.pooling in ("packed", "packed_all") and not self.encoder.layer.attention.pack_length:
+            problem = f'pooling="{self.pooling}" needs an attention with a packed sequence'
+            raise ValueError(f'{problem}; take "cls" or "mean"')
+        if self.classifier_dim < 0:
+            raise ValueError(f"classifier_dim={self.classifier_dim}; it must be at least 0")
 
 
 def pool(encoded: Encoded, pooling: str) -> Float[Array, "B D"]:
     """One vector an example: [CLS], the mean of x, or the mean of p (the paper's Table 3).
 
-    The authors' code averages padding and masked slots too; here neither counts.
+    The authors' code averages padding and masked slots too; here neither counts, but with "packed_all", where the
+    masked slots do: those of a document with fewer tokens than P has slots.
     """
     if pooling == "cls":
         return encoded.x[:, 0]
@@ -59,7 +64,7 @@ def pool(encoded: Encoded, pooling: str) -> Float[Array, "B D"]:
         return masked_mean(encoded.x, encoded.x_mask)
     if encoded.p is None or encoded.p_mask is None:
         raise ValueError('pooling="packed" needs an attention with a packed sequence; take "cls" or "mean"')
-    return masked_mean(encoded.p, encoded.p_mask)
+    return jnp.mean(encoded.p, axis=1) if pooling == "packed_all" else masked_mean(encoded.p, encoded.p_mask)
 
 
 def combine(a: Float[Array, "B D"], b: Float[Array, "B D"], pair_features: str) -> Float[Array, "B G"]:
@@ -69,17 +74,23 @@ def combine(a: Float[Array, "B D"], b: Float[Array, "B D"], pair_features: str) 
 
 
 class Head(nnx.Module):
-    """relu(features W_1 + b) W_2: one hidden layer, no bias at the end, scores in float32 at least."""
+    """relu(features W_1 + b) W_2: one hidden layer, no bias at the end, scores in float32 at least.
+
+    With `classifier_dim` 0 there is no hidden layer: features W_2.
+    """
 
     def __init__(self, in_dim: int, config: ClassifierConfig, *, rngs: nnx.Rngs):
         layer = config.encoder.layer
         start = layer.initializers
         dense = partial(Dense, dtype=layer.dtype, param_dtype=layer.param_dtype, kernel_init=start.dense, rngs=rngs)
-        self.hidden = dense(in_dim, config.classifier_dim, bias_init=start.dense_bias(in_dim))
-        self.logits = dense(config.classifier_dim, config.num_classes, use_bias=False)
+        hidden_dim = config.classifier_dim
+        self.hidden = dense(in_dim, hidden_dim, bias_init=start.dense_bias(in_dim)) if hidden_dim else None
+        self.logits = dense(hidden_dim or in_dim, config.num_classes, use_bias=False)
 
     def __call__(self, features: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        logits = self.logits(jax.nn.relu(self.hidden(features)))
+        if self.hidden is not None:
+            features = jax.nn.relu(self.hidden(features))
+        logits = self.logits(features)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
@@ -110,6 +121,48 @@ CALIBRATION_FLOOR = 1e-4
 """Added to a deviation, so that a feature that is the same for all examples is not blown up."""
 
 
+class Whitening(nnx.Module):
+    """z = (v - mean) S^-1 R^(-1/2): deviations S, correlations R = (1 - s) corr(v) + s I with a shrinkage s of 0.003.
+
+    Pooled vectors of sequences that are mostly alike differ along one or two directions only, by far. Standardising
+    them one by one (`Calibration`, batch norm) leaves that as it is; decorrelated batch norm (Huang et al. 2018) does
+    not. In training the statistics are the batch's, and no gradient passes through R^(-1/2). In evaluation they are
+    the stored ones that `calibrate` took from training examples with the parameters to be evaluated (precise batch
+    norm, Wu and Johnson 2021), and an example depends on no other. The stored ones get no gradient.
+    """
+
+    def __init__(self, width: int, *, param_dtype: Any):
+        self.shift = nnx.Param(jnp.zeros((width,), param_dtype))
+        self.matrix = nnx.Param(jnp.eye(width, dtype=param_dtype))
+
+    def __call__(self, vectors: Float[Array, "B D"], *, from_batch: bool = False) -> Float[Array, "B D"]:
+        """`from_batch`: by the statistics of these vectors, as in training; otherwise by the stored ones."""
+        wide = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+        shift, matrix = whitening_of(wide) if from_batch else (self.shift[...], self.matrix[...])
+        return ((wide - shift[None]) @ matrix).astype(vectors.dtype)
+
+    def calibrate(self, vectors: Float[Array, "B D"]) -> None:
+        """Stores the statistics of these vectors."""
+        shift, matrix = whitening_of(vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32)))
+        self.shift[...], self.matrix[...] = shift.astype(self.shift.dtype), matrix.astype(self.matrix.dtype)
+
+
+def whitening_of(vectors: Float[Array, "B D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """Mean and S^-1 R^(-1/2) of a `Whitening`."""
+    shift, deviation = jnp.mean(vectors, axis=0), jnp.std(vectors, axis=0) + WHITENING_FLOOR
+    standard = (vectors - shift[None]) / deviation[None]
+    correlation = (1 - WHITENING_SHRINKAGE) * standard.T @ standard / len(vectors)
+    values, directions = jnp.linalg.eigh(correlation + WHITENING_SHRINKAGE * jnp.eye(len(shift), dtype=shift.dtype))
+    root = jax.lax.stop_gradient((directions / jnp.sqrt(values)[None]) @ directions.T)
+    return shift, root / deviation[:, None]
+
+
+WHITENING_SHRINKAGE = 0.003
+"""Share of the identity in the correlations: they can be inverted, and noise is blown up eighteenfold at most."""
+WHITENING_FLOOR = 1e-6
+"""Added to a deviation, so that none is zero: far below them, or scaling a feature would have a gradient."""
+
+
 class Classifier(nnx.Module):
     """Encoder, pooling, head: tokens [B, N] to scores [B, C]."""
 
@@ -131,7 +184,7 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "B C"]:
         """tokens [B, N], token_mask [B, N] True = real; returns unnormalised scores."""
         vectors = self.encode(tokens, token_mask, deterministic=deterministic, rngs=rngs)
-        return self.head(vectors if self.calibration is None else self.calibration(vectors))
+        return self.head(normalise(self.calibration, vectors, from_batch=not deterministic))
 
     def encode(self, tokens: Tokens, token_mask: SequenceMask, **mode: Any) -> Float[Array, "B D"]:
         """The pooled vector of each document; arguments as of a call."""
@@ -166,7 +219,7 @@ class PairedClassifier(nnx.Module):
     ) -> Float[Array, "B C"]:
         """Two documents as tokens and masks, each padded on its own; returns unnormalised scores [B, C]."""
         vectors = self.encode(first, first_mask, second, second_mask, deterministic=deterministic, rngs=rngs)
-        vectors = vectors if self.calibration is None else self.calibration(vectors)
+        vectors = normalise(self.calibration, vectors, from_batch=not deterministic)
         return self.head(combine(vectors[0::2], vectors[1::2], self.pair_features))
 
     def encode(
@@ -184,12 +237,22 @@ class PairedClassifier(nnx.Module):
         return pool(self.encoder(tokens, token_mask, **mode), self.pooling)
 
 
-def make_calibration(config: ClassifierConfig) -> Calibration | None:
+def make_calibration(config: ClassifierConfig) -> Calibration | Whitening | None:
     """The calibration of a classifier that has one."""
     if config.feature_norm == "none":
         return None
     layer = config.encoder.layer
-    return Calibration(layer.emb_dim, param_dtype=layer.param_dtype)
+    kind = Calibration if config.feature_norm == "calibrated" else Whitening
+    return kind(layer.emb_dim, param_dtype=layer.param_dtype)
+
+
+def normalise(
+    calibration: Calibration | Whitening | None, vectors: Float[Array, "B D"], *, from_batch: bool
+) -> Float[Array, "B D"]:
+    """Pooled vectors as the head takes them. `from_batch`: in training, for a `Whitening`."""
+    if calibration is None:
+        return vectors
+    return calibration(vectors, from_batch=from_batch) if isinstance(calibration, Whitening) else calibration(vectors)
 
 
 def _interleave(first: Array, second: Array) -> Array:

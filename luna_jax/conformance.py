@@ -227,7 +227,8 @@ def check_encoder(subject: Subject) -> str:
     )  # fmt: skip
     config = EncoderConfig(
         layer=layer, num_layers=2, tie_layers=False, vocab_size=17, embedding="table", max_length=subject.length,
-        prepend_cls=True, positions="learned", scale_embedding=False, embedding_norm=True, remat=True,
+        prepend_cls=True, positions="learned", scale_embedding=False, embedding_norm=True, pack_embedding="as_tokens",
+        pack_slots="by_length", remat=True,
     )  # fmt: skip
     graphdef, params = draw_params(lambda rngs: Encoder(config, rngs=rngs))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 17, (2, subject.length - 1)), jnp.int32)

@@ -17,6 +17,8 @@ from luna_jax.ops import dropout, dropout_keys, sinusoid_table
 
 POSITIONS = ("learned", "sinusoidal")
 EMBEDDINGS = ("table", "linear")
+PACK_EMBEDDINGS = ("as_tokens", "plain", "sinusoidal")
+PACK_SLOTS = ("by_length", "all")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,20 @@ class EncoderConfig:
     """Multiply token embeddings and the initial packed sequence by sqrt(D), as the translation model does."""
     embedding_norm: bool
     """Layer norms on the embedded tokens and on the initial packed sequence, each its own."""
+    pack_embedding: str
+    """P_0. "as_tokens": scaled, normed and dropped where tokens are. "plain": the learned vectors as they are.
+    "sinusoidal": as tokens, with sinusoids of the slots added."""
+    pack_slots: str
+    """"by_length": a sequence shorter than P uses as many slots as it has positions. "all": every slot, always."""
     remat: bool
     """Recompute each layer in the backward pass instead of keeping its activations."""
 
     def __post_init__(self):
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions={self.positions!r}; choices: {', '.join(POSITIONS)}")
-        if self.embedding not in EMBEDDINGS:
-            raise ValueError(f"embedding={self.embedding!r}; choices: {', '.join(EMBEDDINGS)}")
+        known = {"positions": POSITIONS, "embedding": EMBEDDINGS}
+        known |= {"pack_embedding": PACK_EMBEDDINGS, "pack_slots": PACK_SLOTS}
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}; choices: {', '.join(choices)}")
         for name in ("num_layers", "vocab_size", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1")
@@ -69,12 +77,13 @@ class Encoder(nnx.Module):
     """Tokens to the pair (x, p).
 
         X_0 = drop(LN(E[tokens] + positions)), zero at padding      (embedding "linear": w v / (V - 1) + b for E[v])
-        P_0 = drop(LN(P)), zero at masked slots
+        P_0 = drop(LN(P)), zero at masked slots             ("plain": P itself; "sinusoidal": P + its positions)
         X_i, P_i = Layer_i(X_{i-1}, P_{i-1})
 
     What is padding the mask alone says: every token is embedded and attended, 0 (a black pixel) like any other.
     Where a sequence has fewer than L real positions, only as many slots of P take part ("dynamic projection" in the
-    authors' code, which also cuts P to the longest row of the batch; here an example never depends on its batch mates).
+    authors' code, which also cuts P to the longest row of the batch; here an example never depends on its batch mates),
+    unless `pack_slots` says "all".
     The layers run under one `jax.lax.scan` over stacked parameters, so compile time does not grow with depth.
     Pre-norm stacks end with a norm for x and one for p.
     """
@@ -107,7 +116,7 @@ class Encoder(nnx.Module):
         if not layer.attention.contextual_pack:
             shape = (self.config.num_layers, *shape)
         self.pack = nnx.Param(layer.initializers.pack(layer.emb_dim)(rngs.params(), shape, layer.param_dtype))
-        if self.config.embedding_norm:
+        if self.config.embedding_norm and self.config.pack_embedding != "plain":
             self.pack_embedding_norm = make_norm(layer, rngs)
         if layer.norm == "pre":
             self.final_pack_norm = make_norm(layer, rngs)
@@ -184,14 +193,19 @@ class Encoder(nnx.Module):
         length = config.layer.attention.pack_length
         if not length:
             return None, None
-        p = self.pack[...].astype(config.layer.dtype)
-        if config.scale_embedding:
+        p, plain = self.pack[...].astype(config.layer.dtype), config.pack_embedding == "plain"
+        if config.scale_embedding and not plain:
             p = p * p.shape[-1] ** 0.5
-        if config.embedding_norm:
+        if config.pack_embedding == "sinusoidal":
+            table = jnp.asarray(sinusoid_table(length, p.shape[-1]), p.dtype)
+            p = p + table.reshape((1,) * (p.ndim - 2) + table.shape)
+        if config.embedding_norm and not plain:
             p = self.pack_embedding_norm(p)
         batch = x_mask.shape[0]
         p = jnp.broadcast_to(p[..., None, :, :], (*p.shape[:-2], batch, *p.shape[-2:]))
-        p = dropout(p, config.layer.dropout_rate, dropout_key)
+        p = p if plain else dropout(p, config.layer.dropout_rate, dropout_key)
+        if config.pack_slots == "all":
+            return p, jnp.ones((batch, length), bool)
         p_mask = jnp.arange(length)[None, :] < jnp.sum(x_mask, axis=-1, keepdims=True)
         return jnp.where(p_mask[..., None], p, jnp.zeros_like(p)), p_mask
 

@@ -96,6 +96,8 @@ def import_classifier(state: Mapping[str, np.ndarray], config: ClassifierConfig)
     """
     if config.pair_features == "interaction":
         raise WeightsError("the authors' features of two documents are pair_features='concat'; got 'interaction'")
+    if not config.classifier_dim:
+        raise WeightsError("the authors' classifiers have a hidden layer in the head; got classifier_dim=0")
     reader, paired = _Reader(state), config.pair_features is not None
     width, hidden = config.encoder.layer.emb_dim, config.classifier_dim
     head: Params = {
@@ -117,6 +119,8 @@ def _attention(reader: _Reader, prefix: str, emb_dim: int, tie_kv: bool) -> Para
 
 def _layer(reader: _Reader, prefix: str, config: LayerConfig) -> Params:
     width, attention = config.emb_dim, _luna(config)
+    if attention.pack_projection:
+        raise WeightsError("the authors' attention has pack_projection=False; got True")
     return {
         "attention": _attention(reader, f"{prefix}self_attn.", width, attention.tie_kv),
         "attention_norm": reader.norm(f"{prefix}self_attn_layer_norm", width),
@@ -132,11 +136,11 @@ def _layer(reader: _Reader, prefix: str, config: LayerConfig) -> Params:
 def _encoder(reader: _Reader, prefix: str, config: EncoderConfig) -> Params:
     width, attention = config.layer.emb_dim, _luna(config.layer)
     table = config.positions == "learned" and config.embedding == "table"
-    if not (attention.contextual_pack and config.embedding_norm and table):
+    if not (attention.contextual_pack and config.embedding_norm and table and config.pack_embedding == "as_tokens"):
         raise WeightsError(
             "the authors' classifiers have contextual_pack=True, embedding_norm=True, positions='learned', "
-            f"embedding='table'; got {attention.contextual_pack}, {config.embedding_norm}, {config.positions!r}, "
-            f"{config.embedding!r}"
+            f"embedding='table', pack_embedding='as_tokens'; got {attention.contextual_pack}, {config.embedding_norm}, "
+            f"{config.positions!r}, {config.embedding!r}, {config.pack_embedding!r}"
         )
     rows = config.vocab_size + config.prepend_cls
     tokens = reader.take(f"{prefix}embed_tokens.weight", (rows, width))

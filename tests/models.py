@@ -101,6 +101,8 @@ def make_encoder_config(layer=None, **changes):
         "positions": "learned",
         "scale_embedding": False,
         "embedding_norm": True,
+        "pack_embedding": "as_tokens",
+        "pack_slots": "by_length",
         "remat": False,
     }
     return EncoderConfig(**(values | changes))

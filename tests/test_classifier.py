@@ -29,7 +29,7 @@ from models import (
 from oracles import encoder
 from tolerances import TOLERANCE, assert_close
 
-from luna_jax.classifier import Calibration, Classifier, PairedClassifier, pool
+from luna_jax.classifier import Calibration, Classifier, PairedClassifier, Whitening, pool, whitening_of
 from luna_jax.encoder import Encoded
 
 LABELS = np.array([2, 0])
@@ -215,3 +215,52 @@ def test_a_calibration_standardises_the_pooled_vectors_of_a_first_batch(model):
     assert jnp.allclose(jnp.std(out[:, 1:], axis=0), 1.0, rtol=0.05)
     assert jnp.array_equal(out[:, 0], jnp.zeros_like(out[:, 0])), "a feature that never varies is not blown up"
     assert jnp.array_equal(module(flat[:1]), out[:1])
+
+
+def draw_correlated(seed, num_examples):
+    """Vectors whose deviations lie in one direction, nearly, and are a hundredth of them."""
+    random = np.random.default_rng(seed)
+    alike = random.standard_normal((num_examples, 1)) + 0.2 * random.standard_normal((num_examples, 4))
+    return jnp.asarray(1.0 + 0.01 * alike, jnp.float32)
+
+
+def test_a_whitening_decorrelates():
+    """By the batch in training; by what was stored in evaluation, where no batch mate matters."""
+    module, vectors = Whitening(4, param_dtype=jnp.float32), draw_correlated(0, 4000)
+    assert jnp.array_equal(module(vectors), vectors), "before anything is stored"
+    module.calibrate(vectors)
+    stored, own = module(vectors), module(vectors, from_batch=True)
+    assert jnp.allclose(stored, own, atol=1e-3)
+    assert np.allclose(np.cov(stored.T), np.eye(4), atol=0.08)
+    assert abs(np.corrcoef(vectors.T)[0, 1]) > 0.9
+    assert jnp.allclose(module(vectors[:1]), stored[:1], atol=1e-3)
+    constant = module(vectors.at[:, 0].set(3.0), from_batch=True)
+    assert jnp.isfinite(constant).all()
+    assert jnp.abs(constant[:, 0]).max() < 1.1, "a feature that never varies is not blown up"
+
+
+def test_a_whitening_sends_no_gradient_through_its_root():
+    """d/dv of z = (v - mean(v)) / std(v) M with M held fixed: what the statistics' noise would do is left out."""
+    vectors = draw_correlated(1, 16)
+    module, weights = Whitening(4, param_dtype=jnp.float32), jnp.arange(64.0).reshape(16, 4) ** 0.5
+    _, matrix = whitening_of(vectors)
+    root = matrix * (jnp.std(vectors, axis=0) + 1e-6)[:, None]
+
+    def by_hand(v):
+        return jnp.sum(weights * (((v - v.mean(0)[None]) / (v.std(0) + 1e-6)[None]) @ root))
+
+    found = jax.grad(lambda v: jnp.sum(weights * module(v, from_batch=True)))(vectors)
+    expected = jax.grad(by_hand)(vectors)
+    assert jnp.allclose(found, expected, rtol=1e-2, atol=1e-2 * jnp.abs(expected).max())
+
+
+@pytest.mark.parametrize("model", [Classifier, PairedClassifier])
+def test_a_whitened_classifier_uses_the_batch_in_training_alone(model):
+    pair_features = None if model is Classifier else "concat"
+    config = make_classifier_config(pair_features=pair_features, pooling="mean", feature_norm="whitened")
+    plain = model(dataclasses.replace(config, feature_norm="none"), rngs=nnx.Rngs(0))
+    whitened = model(config, rngs=nnx.Rngs(0))
+    documents = [jnp.asarray(document) for document in draw_documents(model)]
+    assert jnp.allclose(whitened(*documents), plain(*documents), rtol=1e-5), "nothing is stored yet"
+    trained = whitened(*documents, deterministic=False, rngs=nnx.Rngs(dropout=0))
+    assert not jnp.allclose(trained, plain(*documents), rtol=1e-2)

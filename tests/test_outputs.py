@@ -21,7 +21,7 @@ def findings() -> Findings:
 
 
 def test_everything_is_written_and_named(findings: Findings, tmp_path: Path):
-    written = outputs.write_outputs(findings, tmp_path / "deep" / "report", results.render)
+    written = outputs.write_outputs(findings, tmp_path / "deep" / "report", results.render, {"a card": "# text"})
     names = sorted(str(file.relative_to(tmp_path / "deep" / "report")) for file in written)
     figures = sorted(name for name in names if name.startswith("figures/"))
     assert [name for name in names if name not in figures] == [
@@ -32,6 +32,7 @@ def test_everything_is_written_and_named(findings: Findings, tmp_path: Path):
         "results.tex",
     ]
     assert len(figures) == 6
+    assert "a card" in (tmp_path / "deep" / "report" / "index.html").read_text(encoding="utf-8")
     assert sorted({Path(name).suffix for name in figures}) == [".png", ".svg"]
     assert sorted(path for path in (tmp_path / "deep" / "report").rglob("*") if path.is_file()) == sorted(written)
     assert (tmp_path / "deep" / "report" / "results.md").read_text() == results.render(findings, "markdown")
@@ -46,14 +47,14 @@ def test_a_failure_leaves_what_was_there(findings: Findings, tmp_path: Path):
         return "new"
 
     with pytest.raises(UserError, match="disk full"):
-        outputs.write_outputs(findings, tmp_path, fail)
+        outputs.write_outputs(findings, tmp_path, fail, {})
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("results.md", "before")]
 
 
 def test_an_output_that_cannot_be_written_is_an_error(findings: Findings, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"--output .*file/report: cannot be written \(Not a directory\)"):
-        outputs.write_outputs(findings, tmp_path / "file" / "report", results.render)
+        outputs.write_outputs(findings, tmp_path / "file" / "report", results.render, {"a card": "# text"})
 
 
 def test_points_are_what_the_runs_measured(findings: Findings):

@@ -29,12 +29,13 @@ class LunaAttention(nnx.Module):
 
         Q_p = (P W_pq + b) / sqrt(D / H_p)                          H_p pack heads
         K_p, V_p = C W_pk + b, C W_pv + b                           tied: one projection serves as both
-        Y_P = concat_heads softmax_context(Q_p K_p^T) V_p           no output projection
+        Y_P = concat_heads softmax_context(Q_p K_p^T) V_p           (... V_p) W_po + b with `pack_projection`
         Q   = (X W_q + b) / sqrt(D / H)                             H heads
         K, V = Y_P W_k + b, Y_P W_v + b                             tied: one projection serves as both
         Y_X = (concat_heads softmax_pack(Q K^T) V) W_o + b
 
     Every projection is D x D with a bias: seven untied, five tied (`tie_kv`). Pack and unpack never share a projection.
+    The paper writes both attentions alike, as if each had an output projection; in the authors' code Y_X alone has.
 
     Against the authors' code (`fairseq/modules/luna_attention.py`): both softmaxes run in float32 (theirs: the unpack
     softmax alone), a row with nothing to attend gives zeros (theirs: NaN), masks are True where a position is real.
@@ -44,6 +45,7 @@ class LunaAttention(nnx.Module):
       num_heads: heads H of the unpack attention; divides D.
       num_pack_heads: heads H_p of the pack attention; `num_heads` if not given.
       tie_kv: one projection for key and value inside each of the two attentions.
+      pack_projection: an output projection of Y_P, too; what is unpacked and handed on is the projected Y_P.
       dropout_rate: dropout on the probabilities of both softmaxes.
       dtype: of the computation; parameters are kept in `param_dtype`.
     """
@@ -55,6 +57,7 @@ class LunaAttention(nnx.Module):
         num_heads: int,
         num_pack_heads: int | None = None,
         tie_kv: bool = False,
+        pack_projection: bool = False,
         dropout_rate: float = 0.0,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -75,6 +78,7 @@ class LunaAttention(nnx.Module):
             self.pack_key, self.pack_value = project(), project()
             self.key, self.value = project(), project()
         self.out = dense(kernel_init=initializers.output)
+        self.pack_out = dense(kernel_init=initializers.output) if pack_projection else None
 
     def __call__(
         self,
@@ -107,7 +111,8 @@ class LunaAttention(nnx.Module):
             key = value = self.pack_context(context)
         else:
             key, value = self.pack_key(context), self.pack_value(context)
-        return self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key)
+        packed = self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key)
+        return packed if self.pack_out is None else self.pack_out(packed)
 
     def unpack(self, x: Sequence, packed: Pack, p_mask: PackMask | None = None, *, dropout_key=None) -> Sequence:
         """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
@@ -152,6 +157,8 @@ class LunaConfig:
     """True: a layer's packed sequence queries the next layer. False: each layer learns its own (paper, Table 5)."""
     dropout_rate: float
     causal: bool = False
+    pack_projection: bool = False
+    """An output projection of the packed sequence, as of x."""
 
     draw_interval: ClassVar[int | None] = None
     """Nothing is drawn."""
@@ -171,6 +178,7 @@ class LunaConfig:
             num_heads=self.num_heads,
             num_pack_heads=self.num_pack_heads,
             tie_kv=self.tie_kv,
+            pack_projection=self.pack_projection,
             dropout_rate=self.dropout_rate,
             dtype=dtype,
             param_dtype=param_dtype,
