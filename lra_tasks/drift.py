@@ -198,8 +198,8 @@ def lay_out(worths: Sequence[Worth], items: dict[str, str], checkpoint: str) -> 
         caption = (
             f"{place[0]} on {here[0].task_title}, protocol {place[2]} ({baseline}), {checkpoint} checkpoint, "
             f"{here[0].num_examples:,} test examples: what each switch adds, in points. The interval is a bootstrap "
-            f"over seeds and examples, `over seeds` Student's over the differences by seed; p ({methods}) is about these "
-            "trained models, Holm's for the whole table."
+            f"over seeds and examples, `over seeds` Student's over the differences by seed; p ({methods}) is about "
+            "these trained models, Holm's for the whole table."
         )
         lines = tuple(_lay_out_line(one, items) for one in here)
         tables.append(Table(caption, header, (True, False, False, *(True,) * 9), lines))

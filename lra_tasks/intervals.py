@@ -208,7 +208,8 @@ def _sign_flip(differences: np.ndarray) -> float:
     sizes = sizes // step
     largest = int(sizes @ counts)
     reached = (largest + abs(int(differences.sum())) // step) // 2
-    tilt = optimize.brentq(lambda s: float((counts * sizes) @ special.expit(s * sizes)) - reached, 0.0, 50.0)
+    root = optimize.brentq(lambda s: float((counts * sizes) @ special.expit(s * sizes)) - reached, 0.0, 50.0)
+    tilt = float(root)  # pyrefly: ignore
     length = fft.next_fast_len(largest + 1, real=True)
     angles = np.arange(length // 2 + 1) * (2 * np.pi / length)
     product = np.ones(angles.size, dtype=np.complex128)

@@ -59,7 +59,7 @@ def _list_columns(findings: Findings) -> dict[str, str]:
 
 def _published_lines(row: str, published: Published, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """A line for each source that prints this model."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for source, details in published.sources.items():
         found = {value.task: value.percent for value in published.values if (value.row, value.source) == (row, source)}
         failed = [task for task in columns if published.has_failed(source, row, task)]
