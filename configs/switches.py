@@ -174,7 +174,7 @@ SWITCHES = {
     "pool_cls": Switch(
         items=(16,),
         what="[CLS] is classified",
-        changes=_everywhere({"model.pooling": "cls"}),
+        changes=_everywhere({"model.pooling": "cls", "model.prepend_cls": True}),
         sides={"paper": TASKS, "first": _CLS, "readme": _CLS, "head": _CLS},
     ),
     "pool_pack": Switch(

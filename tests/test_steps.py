@@ -60,7 +60,7 @@ def make_linear(batch, dropout=False, **changes):
         return scores + dropout * jax.random.normal(dropout_key, scores.shape)
 
     state = {"params": {"table": np.random.default_rng(0).standard_normal((16, 10)).astype(np.float32)}}
-    model = Model(None, lambda key: state["params"], apply, None, state["params"], None)
+    model = Model(None, lambda key: state["params"], apply, None, None, state["params"], None)
     state = jax.tree.map(np.asarray, make_init(experiment, model)())
     return state, compile_step(experiment, model, state, batch)
 
@@ -76,7 +76,7 @@ def test_draws_change_on_schedule_and_with_the_seed():
 
         batch = make_batch()
         params = {"table": jnp.ones((16, 10)).at[:, 0].set(3.0)}
-        model = Model(None, lambda key, params=params: params, apply, None, params, every)
+        model = Model(None, lambda key, params=params: params, apply, None, None, params, every)
         state = make_init(make_experiment(train__seed=seed, optim__learning_rate=0.0), model)()
         step = make_train_step(make_experiment(train__seed=seed, optim__learning_rate=0.0), model)
         losses = []
@@ -171,7 +171,7 @@ def test_dropout_does_not_repeat_the_numbers_of_the_parameters():
 
     batch, experiment = make_batch(), make_experiment(train__seed=3)
     state, _ = make_linear(batch)
-    step = compile_step(experiment, Model(None, None, apply, None, state["params"], None), state, batch)
+    step = compile_step(experiment, Model(None, None, apply, None, None, state["params"], None), state, batch)
     step(state, batch)
     jax.effects_barrier()
     run_key = jax.random.key(3)
