@@ -32,7 +32,7 @@ _LENGTHS = flags.DEFINE_list(
     None,
     "sequence lengths, [CLS] included; none: 1K to 4K of the paper's Table 2 (memory: without 3K), 8K, 16K",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "examples a batch", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "examples a batch; none: 1 (memory: 2)", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "timings of each thing that is timed; the median counts", lower_bound=1)
 _DROPOUTS = flags.DEFINE_list(
     "dropouts", None, "rates of dropout and attention dropout; none: 0 and the Text recipe's 0.3 (memory: 0.3)"
@@ -179,7 +179,7 @@ def plan_efficiency() -> Any:
         rows=rows,
         lengths=lengths,
         dropouts=dropouts,
-        batch_size=_BATCH_SIZE.value,
+        batch_size=_BATCH_SIZE.value or 1,
         rounds=_ROUNDS.value,
         seconds_per_cell=_SECONDS.value,
     )
@@ -219,7 +219,9 @@ def measure_memory() -> None:
     dtype = _DTYPE.value or "float32"
     for dropout in dropouts:
         found = {row: [weigh_step(row, length, dropout, dtype) / 2**20 for length in lengths] for row in rows}
-        setting = f"batch {_BATCH_SIZE.value}, dropout {dropout}, remat {_REMAT.value}, {dtype}; {describe_machine()}"
+        setting = (
+            f"batch {_BATCH_SIZE.value or 2}, dropout {dropout}, remat {_REMAT.value}, {dtype}; {describe_machine()}"
+        )
         print_table(f"train step, temporary memory; {setting}", "MiB", lengths, found, UNFUSED)
 
 
@@ -228,7 +230,7 @@ def weigh_step(row: str, length: int, dropout: float, dtype: str) -> int:
     from lra_tasks.efficiency import TRAIN
     from lra_tasks.efficiency_cells import Job, Key, Traced, compile_cell, trace_cell
 
-    cell = trace_cell(text_experiments(dtype), Key(row, length, dropout, TRAIN), _BATCH_SIZE.value)
+    cell = trace_cell(text_experiments(dtype), Key(row, length, dropout, TRAIN), _BATCH_SIZE.value or 2)
     job = compile_cell(cell) if isinstance(cell, Traced) else cell
     if not isinstance(job, Job):
         raise UserError(f"{row} at {length}: {job.reason}")
