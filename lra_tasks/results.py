@@ -28,6 +28,7 @@ from lra_tasks.layout import LAYOUTS, lay_out, list_sources
 from lra_tasks.outputs import write_outputs
 from lra_tasks.published import Published, read_published
 from lra_tasks.selection import CHECKPOINTS, PUBLISHED, Selection, parse_selection, select
+from lra_tasks.tables import count
 from lra_tasks.typed_json import write_text
 
 FORMATS = ("markdown", "latex", "csv", "json")
@@ -102,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--check, --update, --card and --output are four things to do; give one of them")
     published = read_published(RESULTS / "published.json")
     if given.card:
+        if argv[1:]:
+            raise UserError(f"--card shows one run; leave {argv[1]!r} out")
         print(write_card(Path(given.card), published), end="")
         return 0
     paths = [Path(argument) for argument in argv[1:]] or [RESULTS / "records"]
@@ -112,6 +115,8 @@ def main(argv: Sequence[str]) -> int:
         stale = check_text(Path(text), found, published, update=bool(given.update))
         for line in stale:
             cli.say(f"{'updated' if given.update else 'stale'}: {line}")
+        if not stale:
+            cli.say(f"{text}: every table is what {count(len(found.records), 'record')} give")
         return 1 if found.faults or (stale and given.check) else 0
     for row in sorted({record.row for _, record in found.records} - set(ROWS)):
         cli.say(f"row {row!r} is not in configs/rows.py: its records count, but this code cannot run it again")
