@@ -15,7 +15,7 @@ LEGEND = (
     "Test accuracy in percent: mean ± sample standard deviation (number of seeds); one seed has no deviation. Seeds at "
     "chance are counted in the mean and named."
 )
-POOLINGS = {"cls": "[CLS]", "mean": "mean of X", "packed": "mean of P"}
+POOLINGS = {"cls": "[CLS]", "mean": "mean of X", "packed": "mean of P", "packed_all": "mean of all of P"}
 
 
 def lay_out(findings: Findings, names: Sequence[str] = ()) -> list[Table]:
