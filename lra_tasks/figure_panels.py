@@ -134,6 +134,7 @@ def draw_curves_of(axes: "Axes", panel: Panel) -> dict[tuple[str, tuple[float, .
 
 
 def draw_accuracies_of(axes: "Axes", panel: Panel) -> None:
+    """A panel of means with intervals, best on top, each with its seeds as small marks below."""
     entries = sorted(panel.entries, key=lambda entry: (entry.experiment.mean, entry.label))
     for place, entry in enumerate(entries):
         one, colour = entry.experiment, entry.style.colour
@@ -164,6 +165,7 @@ def _bounds(one: Experiment) -> tuple[float, float]:
 
 
 def explain_marks() -> list[typing.Any]:
+    """The entries of the legend that all panels of accuracies share."""
     from matplotlib.lines import Line2D
 
     grey = "#555555"
