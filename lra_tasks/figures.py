@@ -4,7 +4,6 @@ Drawn with matplotlib, without its global state; nothing here opens a window.
 """
 
 import io
-import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from lra_tasks.errors import UserError
 from lra_tasks.figure_data import Panel
 from lra_tasks.report import TradeOff
 from lra_tasks.tables import Experiment
+from lra_tasks.typed_json import write_bytes
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,12 +142,7 @@ def _write(draw: Callable[["Figure"], None], folder: Path, name: str) -> list[Pa
         folder.mkdir(parents=True, exist_ok=True)
         contents = {folder / f"{name}.{form}": content for form, content in _render(draw).items()}
         for path, content in contents.items():
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{folder}: figures cannot be written ({error.strerror}); give a folder of your own") from None
     return list(contents)

@@ -1,7 +1,6 @@
 """Seconds and memory of an efficiency benchmark against the length, log-log, one row of panels a mode and dropout."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lra_tasks.efficiency_numbers import (
     seconds_by_length,
     select,
 )
-from lra_tasks.typed_json import write_text
+from lra_tasks.typed_json import write_bytes, write_text
 
 # of Okabe and Ito, distinct to colour-blind readers; more rows than colours take the next line style
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000")
@@ -67,7 +66,7 @@ def save(benchmark: Benchmark, folder: Path, name: str) -> list[Path]:
             figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
             pictures[form] = buffer.getvalue()
     files = [folder / f"{name}.{form}" for form in ("png", "svg")]
-    _write_bytes(files[0], pictures["png"])
+    write_bytes(files[0], pictures["png"])
     write_text(files[1], "\n".join(line.rstrip() for line in pictures["svg"].decode().splitlines()) + "\n")
     return files
 
@@ -116,14 +115,3 @@ def _finish(panel: Any, title: str, unit: str, benchmark: Benchmark) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
     if panel.get_legend_handles_labels()[1]:
         panel.legend()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """A file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
