@@ -51,10 +51,13 @@ class Traced:
 
 @dataclass(frozen=True)
 class Job:
-    """A compiled cell. `call` takes the state and the batch and returns (state to go on with, what came out)."""
+    """A compiled cell. `call` takes the state and the batch and returns (state to go on with, what came out).
+
+    It is None where the executable was let go.
+    """
 
     key: Key
-    call: Callable[[Any, Any], tuple[Any, Any]]
+    call: Callable[[Any, Any], tuple[Any, Any]] | None
     compile_seconds: float
     flops: int
     temporary_bytes: int

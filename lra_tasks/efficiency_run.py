@@ -2,10 +2,12 @@
 
 The order, so that a shared or warming machine treats all rows alike:
 
-1. Every cell is compiled, those that write little first: compile time, FLOPs, memory by the compiler's account. Where
-   the device tells its peak, the cell also runs once; a peak never falls, so one that rises is this very cell's.
+1. The cells of a length are compiled, those that write little first: compile time, FLOPs, memory by the compiler's
+   account. Where the device tells its peak, all lengths are compiled together and each cell also runs once; a peak
+   never falls, so one that rises is this very cell's.
 2. Length by length, the cells that fit are warmed up; then round k calls each of them once, and a matrix product of a
-   known size, before round k + 1 begins.
+   known size, before round k + 1 begins. Their executables are let go then: on a CPU each takes some 700 memory maps,
+   and a process may have 65,530.
 """
 
 import dataclasses
@@ -80,9 +82,10 @@ def measure(plan: Plan, command: Sequence[str], report: Callable[[str], None]) -
     """The whole benchmark; `command` is what it was started with, `report` is told how far it is."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     run = _Run(plan, report)
-    run.compile()
-    for length in plan.lengths:
-        run.time(length)
+    for lengths in [plan.lengths] if read_peak() is not None else [[length] for length in plan.lengths]:
+        run.compile(lengths)
+        for length in lengths:
+            run.time(length)
     model = plan.experiments(plan.rows[0], 0.0).model
     commit, dirty = provenance.git_commit()
     return Benchmark(
@@ -120,9 +123,10 @@ class _Run:
         """Made after all are compiled: its matrices lie on the device."""
         return make_gemm(self.plan.experiments(self.plan.rows[0], 0.0).model.dtype)
 
-    def compile(self) -> None:
-        """Every cell of the plan, weighed at once: what compilers try out on a device counts to its peak, too."""
-        traced = [trace_cell(self.plan.experiments, key, self.plan.batch_size) for key in self.plan.list_keys()]
+    def compile(self, lengths: Sequence[int]) -> None:
+        """Every cell of these lengths, weighed at once: what compilers try out on a device counts to its peak, too."""
+        keys = [key for key in self.plan.list_keys() if key.length in lengths]
+        traced = [trace_cell(self.plan.experiments, key, self.plan.batch_size) for key in keys]
         cells = deque(sorted(traced, key=lambda cell: cell.written_bytes if isinstance(cell, Traced) else 0))
         total = len(traced)
         del traced
@@ -162,6 +166,9 @@ class _Run:
                     self.seconds.setdefault(key, []).append(seconds)
             self.report(f"length {length:,}: round {number + 1} of {self.plan.rounds}")
         self.states.clear()
+        self.inits.clear()
+        for key in keys:
+            self.jobs[key] = dataclasses.replace(self.jobs[key], call=None)
 
     def make_cell(self, key: Key) -> Cell:
         """What was found out."""
@@ -199,11 +206,13 @@ class _Run:
 
     def _call(self, key: Key, batch: Any) -> float | None:
         """Seconds of one call; None where the device ran out of memory, and the cell is skipped from then on."""
+        call = self.jobs[key].call
+        assert call is not None
         state = self.states.pop(key.row) if key.row in self.states else self._make_state(key)
         jax.block_until_ready((state, batch))
         began = time.perf_counter()
         try:
-            state, result = self.jobs[key].call(state, batch)
+            state, result = call(state, batch)
             jax.block_until_ready((state, result))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
