@@ -1,15 +1,24 @@
 """Which model is better on the same test examples: paired tests between rows. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from lra_tasks.intervals import compare, holm
+from lra_tasks.bleu_intervals import compare_bleu
+from lra_tasks.groups import Measured, collect_groups, drop_duplicates
+from lra_tasks.intervals import PairedTest, compare, holm
 from lra_tasks.published import Published
 from lra_tasks.record import Record
 from lra_tasks.report import Comparison
-from lra_tasks.tables import Experiment, GroupKey, collect_groups, drop_duplicates, stack_correctness
+from lra_tasks.tables import Experiment, stack_correctness
+from lra_tasks.translation_groups import Translated
+
+Kind = typing.TypeVar("Kind", bound=Measured)
+
+
+Pairs = dict[tuple[str, ...], list[tuple[Kind, Kind]]]
 
 
 def compare_rows(
@@ -24,36 +33,81 @@ def compare_rows(
     for key, group in collect_groups(records).items():
         kept, _ = drop_duplicates(group, experiments[0].checkpoint)
         correct[key] = stack_correctness([record for _, record in kept], experiments[0].checkpoint)
-    comparisons: list[Comparison] = []
-    notes = []
-    for place in dict.fromkeys(_place(one) for one in experiments):
-        here = [one for one in experiments if _place(one) == place]
-        baselines = [one for one in here if one.row == against]
-        others = [one for one in here if one.row != against]
-        if len({one.row for one in others}) > 1 and not baselines:
-            notes.append(f"{place[0]} {place[1]} ({place[2]}): no paired test, for {against!r} has no record there")
-        found = [_compare_two(one, base, correct, published) for base in baselines for one in others]
-        adjusted = holm([one.test.p_value for one in found]) if found else []
-        comparisons += [_adjust(one, float(p_value)) for one, p_value in zip(found, adjusted, strict=True)]
+    pairs, notes = _pair(experiments, against)
+    comparisons = _compare_pairs(
+        pairs, published, lambda first, second: compare(correct[first.key], correct[second.key])
+    )
     return comparisons, notes
 
 
-def _place(one: Experiment) -> tuple[str, str, str, int]:
-    """What two experiments must share so that their test examples are the same."""
-    return one.task, one.task_version, one.protocol, one.num_examples
+def compare_translations(
+    found: Sequence[Translated], against: str, published: Published
+) -> tuple[list[Comparison], list[str]]:
+    """Everything that translates against the row `against` on the same test set and with the same recipe, and notes.
+
+    Also a contextual packed sequence against one that is not, where nothing else differs. p-values are adjusted by
+    Holm's method over the comparisons on one test set with one recipe, separately for both questions.
+    """
+    pairs, notes = _pair(found, against)
+    twins: Pairs[Translated] = {}
+    for first in found:
+        others = [one for one in found if one.contextual_pack is False and _are_twins(first, one)]
+        twins.setdefault(first.place, []).extend((first, one) for one in others if first.contextual_pack)
+    comparisons = []
+    for group in (pairs, twins):
+        same = {}
+        for place, both in group.items():
+            same[place] = [pair for pair in both if _have_same_references(*pair)]
+            notes += [
+                f"{first.task} {first.task_version}, {first.test_set}: no paired test of {first.row} and {second.row}, "
+                "for their references differ"
+                for first, second in both
+                if not _have_same_references(first, second)
+            ]
+        comparisons += _compare_pairs(
+            same, published, lambda first, second: compare_bleu(first.statistics, second.statistics)
+        )
+    return comparisons, notes
 
 
-def _key(one: Experiment) -> GroupKey:
-    return one.row, one.task, one.task_version, one.protocol, one.experiment_hash
+def _are_twins(first: Translated, second: Translated) -> bool:
+    return (first.place, first.twin) == (second.place, second.twin)
 
 
-def _compare_two(
-    first: Experiment, second: Experiment, correct: Mapping[GroupKey, np.ndarray], published: Published
-) -> Comparison:
+def _have_same_references(first: Translated, second: Translated) -> bool:
+    return np.array_equal(first.statistics[0, :, 1], second.statistics[0, :, 1])
+
+
+def _pair(experiments: Sequence[Kind], against: str) -> tuple[Pairs[Kind], list[str]]:
+    """(experiment, baseline) by place, and a note for each place where the row `against` is missing."""
+    pairs: Pairs[Kind] = {}
+    notes: dict[str, None] = {}
+    for place in dict.fromkeys(one.place for one in experiments):
+        here = [one for one in experiments if one.place == place]
+        others = [one for one in here if one.row != against]
+        pairs[place] = [(one, base) for base in here if base.row == against for one in others]
+        if len({one.row for one in others}) > 1 and not pairs[place]:
+            where = f"{here[0].task} {here[0].task_version} ({here[0].protocol})"
+            notes[f"{where}: no paired test, for {against!r} has no record there"] = None
+    return pairs, list(notes)
+
+
+def _compare_pairs(
+    pairs: Pairs[Kind], published: Published, test: Callable[[Kind, Kind], PairedTest]
+) -> list[Comparison]:
+    comparisons: list[Comparison] = []
+    for both in pairs.values():
+        found = [_describe(first, second, test(first, second), published) for first, second in both]
+        adjusted = holm([one.test.p_value for one in found]) if found else []
+        comparisons += [replace(one, p_value_holm=float(p)) for one, p in zip(found, adjusted, strict=True)]
+    return comparisons
+
+
+def _describe(first: Measured, second: Measured, result: PairedTest, published: Published) -> Comparison:
     return Comparison(
         task=first.task,
-        task_title=first.task_title,
-        protocol=first.protocol,
+        task_title=first.title,
+        protocol=" / ".join(dict.fromkeys((first.protocol, second.protocol))),
         first=first.row,
         second=second.row,
         first_title=published.title(first.row),
@@ -63,10 +117,7 @@ def _compare_two(
         first_seeds=len(first.runs),
         second_seeds=len(second.runs),
         num_examples=first.num_examples,
-        test=compare(correct[_key(first)], correct[_key(second)]),
+        test=result,
         p_value_holm=1.0,
+        test_set=first.test_set,
     )
-
-
-def _adjust(one: Comparison, p_value: float) -> Comparison:
-    return replace(one, p_value_holm=p_value)

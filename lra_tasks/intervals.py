@@ -52,11 +52,11 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95, seed: int = 0
 
     UserError unless `correct` is bool [S, E], neither empty, and level in (0, 0.999].
     """
-    _check_share("level", level, MAX_LEVEL)
+    check_share("level", level, MAX_LEVEL)
     correct = _check_correct("correct", correct)
     num_seeds, num_examples = correct.shape
     totals = _resample_totals(correct.astype(np.int64), [num_seeds], seed)
-    return _percentiles(totals * (100 / (num_seeds * num_examples)), level)
+    return percentiles(totals * (100 / (num_seeds * num_examples)), level)
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
@@ -70,7 +70,7 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     """
     from scipy import stats
 
-    _check_share("level", level, MAX_LEVEL)
+    check_share("level", level, MAX_LEVEL)
     accuracies = np.asarray(values, dtype=np.float64)
     if accuracies.ndim != 1 or not accuracies.size or not np.isfinite(accuracies).all():
         raise UserError(f"values = {values!r}: must be finite accuracies, one a seed; leave out runs without one")
@@ -98,7 +98,7 @@ def compare(first: np.ndarray, second: np.ndarray, *, level: float = 0.95, seed:
 
     UserError unless both are bool [seeds, examples], not empty, over as many examples, and level in (0, 0.999].
     """
-    _check_share("level", level, MAX_LEVEL)
+    check_share("level", level, MAX_LEVEL)
     first, second = _check_correct("first", first), _check_correct("second", second)
     if first.shape[1] != second.shape[1]:
         raise UserError(
@@ -114,7 +114,7 @@ def compare(first: np.ndarray, second: np.ndarray, *, level: float = 0.95, seed:
         interval = Interval(0.0 - other.interval.high, 0.0 - other.interval.low)
         return PairedTest(-other.difference, interval, other.p_value, other.method)
     to_percent = 100 / (scale * differences.size)
-    interval = _percentiles(_resample_totals(rows, [len(first), len(second)], seed) * to_percent, level)
+    interval = percentiles(_resample_totals(rows, [len(first), len(second)], seed) * to_percent, level)
     if len(first) == len(second) == 1:
         p_value, method = _mcnemar(differences), "exact McNemar test"
     else:
@@ -137,8 +137,8 @@ def is_collapsed(num_correct: int, num_examples: int, chance: float, *, level: f
             raise UserError(f"{name} = {count!r}: must be a whole number of at least {low}")
     if num_correct > num_examples:
         raise UserError(f"num_correct = {num_correct}: must not be above num_examples = {num_examples}")
-    _check_share("chance", chance, 1.0)
-    _check_share("level", level, MAX_LEVEL)
+    check_share("chance", chance, 1.0)
+    check_share("level", level, MAX_LEVEL)
     test = stats.binomtest(int(num_correct), int(num_examples), float(chance), alternative="greater")
     return bool(test.pvalue > level)
 
@@ -164,9 +164,7 @@ def _resample_totals(rows: np.ndarray, blocks: list[int], seed: int) -> np.ndarr
     `blocks`: how many rows, from the top, are drawn among themselves. Exact and in any order: what a drawn set of rows
     gives for each column is tabulated, then how many of the E drawn columns give each value is multinomial.
     """
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed = {seed!r}: must be a whole number of at least 0")
-    rng = np.random.default_rng(int(seed))
+    rng = np.random.default_rng(check_seed(seed))
     patterns, counts = np.unique(rows, axis=1, return_counts=True)
     drawn = np.concatenate([rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in blocks], axis=1)
     patterns = patterns.astype(np.float64)  # whole numbers all the same; a product of floats is many times faster
@@ -179,7 +177,8 @@ def _resample_totals(rows: np.ndarray, blocks: list[int], seed: int) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _percentiles(values: np.ndarray, level: float) -> Interval:
+def percentiles(values: np.ndarray, level: float) -> Interval:
+    """What all but (1 - level) of the values lie in, with half of these on either side."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
@@ -227,6 +226,14 @@ def _check_correct(name: str, correct: np.ndarray) -> np.ndarray:
     return correct
 
 
-def _check_share(name: str, value: float, highest: float) -> None:
+def check_seed(seed: int) -> int:
+    """The seed of a resampling. UserError unless it is a whole number of at least 0."""
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise UserError(f"seed = {seed!r}: must be a whole number of at least 0")
+    return int(seed)
+
+
+def check_share(name: str, value: float, highest: float) -> None:
+    """UserError unless the value is in (0, highest]."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value <= highest:
         raise UserError(f"{name} = {value!r}: must be a share above 0 and at most {highest:g}")

@@ -1,16 +1,34 @@
 """The results tables: which lines and cells they have. Pure: no files, no printing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lra_tasks.averages import average_experiments, average_published
-from lra_tasks.entries import FULL_PROTOCOLS, NOT_RUN
+from lra_tasks.cells import (
+    COMPARISON_HEADER,
+    COMPARISON_NUMERIC,
+    NOT_RUN,
+    NOTHING,
+    lay_out_alternatives,
+    show_comparison,
+    show_interval,
+    show_model,
+    show_parameters,
+    show_score,
+    show_source,
+)
+from lra_tasks.entries import FULL_PROTOCOLS
 from lra_tasks.findings import Findings
-from lra_tasks.intervals import Interval
 from lra_tasks.published import Published
 from lra_tasks.report import Comparison
 from lra_tasks.tables import Experiment, Table
+from lra_tasks.translation_layout import (
+    lay_out_bleu,
+    lay_out_bleu_comparisons,
+    lay_out_bleu_intervals,
+    lay_out_contextual,
+    list_printed_sources,
+)
 
-NOTHING = "–"
 LEGEND = (
     "Test accuracy in percent: mean ± sample standard deviation (number of seeds); one seed has no deviation. Seeds at "
     "chance are counted in the mean and named."
@@ -29,7 +47,9 @@ def lay_out_accuracies(findings: Findings) -> Table:
     published, experiments = findings.published, findings.experiments
     columns = _list_columns(findings)
     lines: list[tuple[str, ...]] = []
-    for row in dict.fromkeys([*(known.row for known in published.rows), *(one.row for one in experiments)]):
+    printed = (*published.values, *published.failures)
+    known_rows = [known.row for known in published.rows if printed]  # without a printed number nothing is missed
+    for row in dict.fromkeys([*known_rows, *(one.row for one in experiments)]):
         lines += _published_lines(row, published, list(columns))
         lines += _our_lines(row, findings, list(columns))
     if experiments:
@@ -89,33 +109,14 @@ def _our_lines(row: str, findings: Findings, columns: Sequence[str]) -> list[tup
         for name, average in averages.items():
             mean = average_experiments(average, found)
             texts[name] = NOTHING if mean is None else f"{mean:.2f}"
-        source = f"ours, {protocol}" + (f", {variant}" if variant else "")
         cells = (texts.get(column, NOT_RUN) for column in columns)
-        lines.append((title, source, show_parameters(found), *cells))
+        lines.append((title, show_source(protocol, variant), show_parameters(found), *cells))
     return lines
-
-
-def show_parameters(experiments: Sequence[Experiment]) -> str:
-    """`105,280`, or `48,064 to 105,280` over several tasks."""
-    counts = sorted({one.num_parameters for one in experiments})
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 def show_accuracy(one: Experiment) -> str:
     """`45.65 ± 0.30 (3)`, with the number of collapsed seeds where there are any."""
-    spread = "" if one.sd is None else f" ± {one.sd:.2f}"
-    collapsed = f", {one.num_collapsed} at chance" if one.num_collapsed else ""
-    return f"{one.mean:.2f}{spread} ({len(one.runs)}{collapsed})"
-
-
-def show_interval(interval: Interval | None, sign: str = "") -> str:
-    """`44.12 to 47.03`; nothing where there is none."""
-    return NOTHING if interval is None else f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}"
-
-
-def show_model(row: str, variant: str, published: Published) -> str:
-    """The title of a row, and what its variant is."""
-    return published.title(row) + (f", {variant}" if variant else "")
+    return show_score(one, f", {one.num_collapsed} at chance" if one.num_collapsed else "")
 
 
 def lay_out_intervals(findings: Findings) -> Table:
@@ -143,29 +144,9 @@ def lay_out_intervals(findings: Findings) -> Table:
 
 def lay_out_comparisons(findings: Findings) -> Table:
     """A line a paired test."""
-    header = (
-        "Model",
-        "Against",
-        "Task",
-        "Protocol",
-        "Seeds",
-        "Examples",
-        "Difference",
-        "95 % interval",
-        "p",
-        "p (Holm)",
-    )
-    lines = []
-    for one in findings.comparisons:
-        models = (
-            show_model(one.first, one.first_variant, findings.published),
-            show_model(one.second, one.second_variant, findings.published),
-        )
-        counts = (f"{one.first_seeds} / {one.second_seeds}", f"{one.num_examples:,}")
-        chances = (show_chance(one.test.p_value), show_chance(one.p_value_holm))
-        difference = (f"{one.test.difference:+.2f}", show_interval(one.test.interval, "+"))
-        lines.append((*models, one.task_title, one.protocol, *counts, *difference, *chances))
-    return Table(_describe_tests(findings.comparisons), header, (*(False,) * 4, *(True,) * 6), tuple(lines))
+    chosen = [one for one in findings.comparisons if not one.test_set]
+    lines = tuple(show_comparison(one, findings.published) for one in chosen)
+    return Table(_describe_tests(chosen), COMPARISON_HEADER, COMPARISON_NUMERIC, lines)
 
 
 def _describe_tests(comparisons: Sequence[Comparison]) -> str:
@@ -177,47 +158,21 @@ def _describe_tests(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def show_chance(p_value: float) -> str:
-    """A p-value to three digits; small ones as a bound."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
 def lay_out_poolings(findings: Findings) -> Table:
     """Table 3: the same row and protocol under several poolings, a column a task; empty where there is one only."""
-    cells: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-    titles: dict[str, str] = {}
-    for one in findings.experiments:
-        by_pooling = cells.setdefault((one.row, one.protocol), {})
-        tasks = by_pooling.setdefault(one.pooling, {})
-        tasks[one.task] = " / ".join(filter(None, (tasks.get(one.task, ""), show_accuracy(one))))
-        titles[one.task] = one.task_title
-    cells = {key: found for key, found in cells.items() if _vary(found)}
-    shown = [task for task in titles if any(task in tasks for found in cells.values() for tasks in found.values())]
-    lines = [
-        (
-            findings.published.title(row),
-            protocol,
-            POOLINGS.get(pooling, pooling),
-            *(tasks.get(t, NOT_RUN) for t in shown),
-        )
-        for (row, protocol), found in cells.items()
-        for pooling, tasks in sorted(found.items())
+    entries = [
+        ((findings.published.title(one.row), one.protocol), (one.task, one.task_title), one.pooling, show_accuracy(one))
+        for one in findings.experiments
     ]
-    header = ("Model", "Protocol", "Pooling", *(titles[task] for task in shown))
-    return Table("What the classifier reads.", header, (*(False,) * 3, *(True for _ in shown)), tuple(lines))
-
-
-def _vary(found: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether some task was run with more than one pooling."""
-    tasks = [task for by_task in found.values() for task in by_task]
-    return len(tasks) > len(set(tasks))
+    header = ("Model", "Protocol", "Pooling")
+    return lay_out_alternatives("What the classifier reads.", header, entries, lambda way: POOLINGS.get(way, way))
 
 
 def lay_out_cost(findings: Findings) -> Table:
     """A line an experiment: size, speed, memory, time."""
     header = ("Model", "Task", "Protocol", "Parameters", "Steps/s", "Peak memory, GB", "Minutes", "Device")
     lines = []
-    for one in findings.experiments:
+    for one in (*findings.experiments, *(one for one in findings.translations if one.is_first)):
         where = (show_model(one.row, one.variant, findings.published), one.task_title, one.protocol)
         speed = NOTHING if one.steps_per_second is None else f"{one.steps_per_second:.3g}"
         cost = (f"{one.num_parameters:,}", speed, f"{one.peak_memory_bytes / 1e9:.2f}", f"{one.wall_seconds / 60:.1f}")
@@ -235,6 +190,10 @@ LAYOUTS = {
     "paired": lay_out_comparisons,
     "pooling": lay_out_poolings,
     "cost": lay_out_cost,
+    "translation": lay_out_bleu,
+    "contextual": lay_out_contextual,
+    "translation_intervals": lay_out_bleu_intervals,
+    "translation_paired": lay_out_bleu_comparisons,
 }
 
 
@@ -252,4 +211,4 @@ def list_sources(published: Published) -> list[str]:
     if len(published.tasks) > 1 and published.averages:
         rules = "; ".join(f"{one.title}: {one.rule}" for one in published.averages.values())
         notes.append(f"Averages. {rules}. A paper's is as printed where it prints one, else from its cells.")
-    return notes
+    return [*notes, *list_printed_sources(published)]

@@ -40,7 +40,8 @@ def write_outputs(
             (partial / name).write_text(render(findings, form), encoding="utf-8")
         notes = [*findings.notes, *list_sources(findings.published)]
         titles = {row.row: row.title for row in findings.published.rows}
-        page = render_page(lay_out(findings), findings.experiments, findings.comparisons, points, notes, cards, titles)
+        parts = (lay_out(findings), findings.experiments, findings.comparisons, points, notes, cards, titles)
+        page = render_page(*parts, [one for one in findings.translations if one.is_first])
         (partial / PAGE).write_text(page, encoding="utf-8")
         (partial / FIGURES).mkdir()
         draw_trade_off(points, partial / FIGURES)

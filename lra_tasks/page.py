@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks import figure_data
+from lra_tasks.groups import Measured
 from lra_tasks.page_charts import chart_curves, chart_differences, chart_trade_off
 from lra_tasks.report import Comparison, TradeOff
 from lra_tasks.tables import Experiment, Table
@@ -24,6 +25,7 @@ def render_page(
     notes: Sequence[str],
     cards: Mapping[str, str],
     titles: Mapping[str, str] | None = None,
+    translations: Sequence[Measured] = (),
 ) -> str:
     """The page as text. The same data give the same page.
 
@@ -35,6 +37,7 @@ def render_page(
         notes: plain text, listed at the end.
         cards: Markdown by name, such as the model cards of single runs; may be empty.
         titles: what rows are called in the charts; a row that is not there is called by its own name.
+        translations: experiments that are counted in the summary too, a test set each.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -49,7 +52,7 @@ def render_page(
     groups = figure_data.group_trade_offs(trade_offs)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=TITLE,
-        summary=_summarise(experiments),
+        summary=_summarise((*experiments, *translations)),
         tables=tables,
         no_number=NO_NUMBER,
         differences=chart_differences(comparisons),
@@ -61,7 +64,7 @@ def render_page(
     )
 
 
-def _summarise(experiments: Sequence[Experiment]) -> str:
+def _summarise(experiments: Sequence[Measured]) -> str:
     if not experiments:
         return "No run is recorded yet."
     runs = sum(len(one.runs) for one in experiments)

@@ -7,7 +7,7 @@ from lra_tasks.intervals import Interval, PairedTest
 
 @dataclass(frozen=True)
 class Curve:
-    """What one run logged while it trained; steps rise. Accuracies are percent, losses nats."""
+    """What one run logged while it trained; steps rise. Accuracies (of translation: BLEU) are percent, losses nats."""
 
     train_steps: tuple[int, ...]
     train_loss: tuple[float, ...]
@@ -29,7 +29,10 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same test examples of one task under one protocol; the difference is first minus second."""
+    """Two models on the same test examples of one task under one protocol; the difference is first minus second.
+
+    `protocol` names both where presets of the mechanism have given them different names.
+    """
 
     task: str
     task_title: str
@@ -45,6 +48,7 @@ class Comparison:
     num_examples: int
     test: PairedTest
     p_value_holm: float  # adjusted for all comparisons on the same task and protocol
+    test_set: str = ""  # its name, where a task has several; `task_title` holds it too
 
 
 @dataclass(frozen=True)

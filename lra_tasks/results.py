@@ -24,11 +24,12 @@ from lra_tasks.collection import Collection, collect
 from lra_tasks.entries import build_entries
 from lra_tasks.errors import UserError
 from lra_tasks.findings import Findings
+from lra_tasks.groups import count
 from lra_tasks.layout import LAYOUTS, lay_out, list_sources
 from lra_tasks.outputs import write_outputs
 from lra_tasks.published import Published, read_published
-from lra_tasks.selection import CHECKPOINTS, PUBLISHED, Selection, parse_selection, select
-from lra_tasks.tables import count
+from lra_tasks.selection import PUBLISHED, Selection, parse_selection, select
+from lra_tasks.translation_record import CHECKPOINTS
 from lra_tasks.typed_json import write_text
 
 FORMATS = ("markdown", "latex", "csv", "json")
@@ -39,7 +40,7 @@ def render(findings: Findings, form: str, tables: Sequence[str] = ()) -> str:
     """The whole text in one of FORMATS."""
     notes = [*findings.notes, *list_sources(findings.published)]
     if form in ("csv", "json"):
-        entries = build_entries(findings.experiments, findings.comparisons, findings.published)
+        entries = build_entries(findings.experiments, findings.translations, findings.comparisons, findings.published)
         return table_text.to_csv(entries) if form == "csv" else table_text.to_json(entries, findings.published, notes)
     write = table_text.to_latex if form == "latex" else table_text.to_markdown
     return write(lay_out(findings, tables), notes)
@@ -48,7 +49,8 @@ def render(findings: Findings, form: str, tables: Sequence[str] = ()) -> str:
 def make_block(words: str, place: str, found: Collection, published: Published) -> str:
     """What stands in a block of a text: its tables, without captions and notes."""
     selection = parse_selection(words, place)
-    tables = lay_out(select(found.records, {}, published, selection), selection.tables)
+    findings = select(found.records, {}, published, selection, found.translations)
+    tables = lay_out(findings, selection.tables)
     if not tables:
         raise UserError(f"{place}: {words!r} selects nothing that the records have")
     return "\n".join(table_text.to_pipes(table) for table in tables)
@@ -70,9 +72,9 @@ def check_text(path: Path, found: Collection, published: Published, *, update: b
 
 def make_cards(found: Collection, findings: Findings) -> dict[str, str]:
     """The model card of every run that counts, by a name that says which."""
-    counted = {run.file for one in findings.experiments for run in one.runs}
+    counted = {run.file for one in (*findings.experiments, *findings.translations) for run in one.runs}
     cards = {}
-    for name, record in found.records:
+    for name, record in (*found.records, *found.translations):
         if name in counted:
             what = (
                 f"{findings.published.title(record.row)} on {record.task_title}, {record.protocol}, seed {record.seed}"
@@ -116,11 +118,12 @@ def main(argv: Sequence[str]) -> int:
         for line in stale:
             cli.say(f"{'updated' if given.update else 'stale'}: {line}")
         if not stale:
-            cli.say(f"{text}: every table is what {count(len(found.records), 'record')} give")
+            number = len(found.records) + len(found.translations)
+            cli.say(f"{text}: every table is what {count(number, 'record')} give")
         return 1 if found.faults or (stale and given.check) else 0
     for row in sorted({record.row for _, record in found.records} - set(ROWS)):
         cli.say(f"row {row!r} is not in configs/rows.py: its records count, but this code cannot run it again")
-    findings = select(found.records, found.curves, published, read_selection())
+    findings = select(found.records, found.curves, published, read_selection(), found.translations)
     if given.output:
         cards = make_cards(found, findings)
         written = write_outputs(findings, Path(given.output), render, cards)
@@ -132,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":  # here, since other entries have flags of the same names
     flags.DEFINE_enum("format", "markdown", FORMATS, "What to print.")
-    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "Which checkpoint of a run counts.")
+    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "Which checkpoint of a run counts; averaged: of translations.")
     flags.DEFINE_enum("published", "compared", PUBLISHED, "Which published rows stand beside ours.")
     flags.DEFINE_multi_string("task", [], "A task to show. Default: all.")
     flags.DEFINE_multi_string("row", [], "A row of configs/rows.py to show. Default: all.")

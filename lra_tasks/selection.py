@@ -1,17 +1,20 @@
 """Which records, published numbers and tables are shown. Pure."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lra_tasks.errors import UserError, nearest
 from lra_tasks.findings import Findings, find
+from lra_tasks.groups import AnyRecord
 from lra_tasks.layout import LAYOUTS
 from lra_tasks.published import Published, PublishedFailure, PublishedValue
+from lra_tasks.published_tables import PublishedTable
 from lra_tasks.record import Record
 from lra_tasks.report import Curve
+from lra_tasks.translation_layout import PRINTED, PRINTED_TASK
+from lra_tasks.translation_record import CHECKPOINTS, TranslationRecord
 
-CHECKPOINTS = ("best", "last")
 PUBLISHED = ("compared", "all", "none")
 
 
@@ -24,7 +27,7 @@ class Selection:
         rows: names of rows; the papers' rows are cut to these too.
         protocols: names of protocols of ours.
         tables: names out of LAYOUTS.
-        checkpoint: which one of a run counts, "best" on validation or "last".
+        checkpoint: which one of a run counts: "best" on validation, "last" or, of translations, "averaged".
         against: the row that the others are tested against.
         published: which printed numbers stand beside ours: "compared" (the models that are reproduced here), "all"
             (later models too) or "none".
@@ -68,24 +71,40 @@ def check_selection(selection: Selection, where: str) -> None:
 
 
 def select(
-    records: Sequence[tuple[str, Record]], curves: dict[str, Curve], published: Published, selection: Selection
+    records: Sequence[tuple[str, Record]],
+    curves: dict[str, Curve],
+    published: Published,
+    selection: Selection,
+    translations: Sequence[tuple[str, TranslationRecord]] = (),
 ) -> Findings:
     """The findings on what is selected. UserError for a name that neither a record nor a published number has."""
-    known_tasks = {task.task for task in (*published.tasks, *published.more_tasks)} | {one.task for _, one in records}
-    known_rows = {row.row for row in published.rows} | {one.row for _, one in records}
-    _require("task", selection.tasks, known_tasks)
+    ours = [one for _, one in (*records, *translations)]
+    known_tasks = {task.task for task in (*published.tasks, *published.more_tasks)} | {one.task for one in ours}
+    known_rows = {row.row for row in published.rows} | {one.row for one in ours}
+    _require("task", selection.tasks, {*known_tasks, PRINTED_TASK})
     _require("row", selection.rows, known_rows)
-    _require("protocol", selection.protocols, {one.protocol for _, one in records})
+    _require("protocol", selection.protocols, {one.protocol for one in ours})
     _require("against", [selection.against], known_rows)
-    chosen = [
+    chosen, translated = _choose(records, selection), _choose(translations, selection)
+    rows, tasks = ({getattr(one, name) for _, one in (*chosen, *translated)} for name in ("row", "task"))
+    return find(
+        chosen,
+        cut_published(published, selection, rows, tasks),
+        checkpoint=selection.checkpoint,
+        against=selection.against,
+        curves=curves,
+        translations=translated,
+    )
+
+
+def _choose(records: Sequence[tuple[str, AnyRecord]], selection: Selection) -> list[tuple[str, AnyRecord]]:
+    return [
         (name, one)
         for name, one in records
         if _among(one.task, selection.tasks)
         and _among(one.row, selection.rows)
         and _among(one.protocol, selection.protocols)
     ]
-    shown = cut_published(published, selection, {one.row for _, one in chosen})
-    return find(chosen, shown, checkpoint=selection.checkpoint, against=selection.against, curves=curves)
 
 
 def _require(what: str, names: Iterable[str], known: Collection[str]) -> None:
@@ -98,8 +117,13 @@ def _among(name: str, chosen: Sequence[str]) -> bool:
     return not chosen or name in chosen
 
 
-def cut_published(published: Published, selection: Selection, our_rows: Collection[str]) -> Published:
-    """The published numbers that stand beside what is selected; rows, tasks and sources without any go."""
+def cut_published(
+    published: Published, selection: Selection, our_rows: Collection[str], our_tasks: Collection[str]
+) -> Published:
+    """The published numbers that stand beside what is selected; rows, tasks and sources without any go.
+
+    The printed table of translation stays where its task is asked for, or where we have it.
+    """
     compared = {row.row for row in published.rows if selection.published == "all" or not row.later}
 
     def is_shown(cell: PublishedValue | PublishedFailure) -> bool:
@@ -109,7 +133,9 @@ def cut_published(published: Published, selection: Selection, our_rows: Collecti
     values = tuple(filter(is_shown, published.values))
     failures = tuple(filter(is_shown, published.failures))
     printed = (*values, *failures)
-    rows, sources = {cell.row for cell in printed} | set(our_rows), {cell.source for cell in printed}
+    tables = tuple(_cut_printed(published, selection, our_tasks))
+    translated = {line.row for table in tables if table.key == PRINTED for line in table.rows}
+    rows, sources = {cell.row for cell in printed} | translated | set(our_rows), {cell.source for cell in printed}
     tasks = tuple(task for task in published.tasks if _among(task.task, selection.tasks))
     if selection.published == "none" and not selection.tasks:
         tasks = ()  # the columns are those that we have
@@ -124,4 +150,15 @@ def cut_published(published: Published, selection: Selection, our_rows: Collecti
         sources={key: source for key, source in published.sources.items() if key in sources},
         values=values,
         failures=failures,
+        tables=tables,
     )
+
+
+def _cut_printed(published: Published, selection: Selection, our_tasks: Collection[str]) -> Iterator[PublishedTable]:
+    """The other printed tables, that of translation cut to the rows that are asked for."""
+    for table in published.tables:
+        if table.key != PRINTED:
+            yield table
+        elif selection.published != "none" and PRINTED_TASK in (*selection.tasks, *our_tasks):
+            lines = tuple(line for line in table.rows if _among(str(line.row), selection.rows))
+            yield dataclasses.replace(table, rows=lines)

@@ -27,6 +27,7 @@ LATEX_ESCAPES = str.maketrans(
         ">": r"\textgreater{}",
         "±": r"$\pm$",
         "–": "--",
+        "|": r"\textbar{}",
     }
 )
 

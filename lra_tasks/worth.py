@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lra_tasks.groups import GroupKey, collect_groups, drop_duplicates
 from lra_tasks.intervals import Interval, PairedTest, compare, holm, is_collapsed, seed_interval
 from lra_tasks.mechanisms import USUAL_PACK
 from lra_tasks.record import Record
 from lra_tasks.settings import differences
-from lra_tasks.tables import GroupKey, collect_groups, drop_duplicates, stack_correctness
+from lra_tasks.tables import stack_correctness
 
 BASELINE = "baseline"
 NAMES_AND_SEED = frozenset({"protocol", "train.seed"})
