@@ -76,6 +76,7 @@ def classifier_config(experiment: Experiment, task: Task) -> ClassifierConfig:
         max_length=positions,
         prepend_cls=model.prepend_cls,
         positions=model.positions,
+        first_position=0,
         scale_embedding=model.scale_embedding,
         embedding_norm=model.embedding_norm,
         pack_embedding=(experiment.pack or USUAL_PACK).embedding,

@@ -172,8 +172,10 @@ def check_dropout(subject: Subject) -> str:
 
 def check_causality(subject: Subject) -> str:
     """causal=True is refused, or the future has no gradient, exactly zero, and another future changes nothing."""
+    # a packed sequence that sees all positions cannot query the next layer of a causal stack
+    changes = {"contextual_pack": False} if subject.config.contextual_pack else {}
     try:
-        apply, params = subject.build(causal=True)
+        apply, params = subject.build(causal=True, **changes)
     except (ValueError, TypeError) as refusal:
         return f"refused: {str(refusal).split(';')[0]}"
     x, p, mask = subject.draw(8)
@@ -227,8 +229,8 @@ def check_encoder(subject: Subject) -> str:
     )  # fmt: skip
     config = EncoderConfig(
         layer=layer, num_layers=2, tie_layers=False, vocab_size=17, embedding="table", max_length=subject.length,
-        prepend_cls=True, positions="learned", scale_embedding=False, embedding_norm=True, pack_embedding="as_tokens",
-        pack_slots="by_length", remat=True,
+        prepend_cls=True, positions="learned", first_position=0, scale_embedding=False, embedding_norm=True,
+        pack_embedding="as_tokens", pack_slots="by_length", remat=True,
     )  # fmt: skip
     graphdef, params = draw_params(lambda rngs: Encoder(config, rngs=rngs))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 17, (2, subject.length - 1)), jnp.int32)

@@ -39,6 +39,8 @@ class EncoderConfig:
     """A learned vector in front of every sequence."""
     positions: str
     """"learned" or "sinusoidal"."""
+    first_position: int
+    """Of the sinusoids; 2 in the authors' translation model, else 0. Learned positions begin at 0."""
     scale_embedding: bool
     """Multiply token embeddings and the initial packed sequence by sqrt(D), as the translation model does."""
     embedding_norm: bool
@@ -60,12 +62,19 @@ class EncoderConfig:
         for name in ("num_layers", "vocab_size", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1")
+        if self.first_position < 0 or (self.first_position and self.positions == "learned"):
+            raise ValueError(
+                f"first_position={self.first_position}; learned positions begin at 0, sinusoidal ones at 0 or above"
+            )
         if self.embedding == "linear" and self.vocab_size == 1:
             raise ValueError('embedding="linear" divides by vocab_size - 1; vocab_size must be at least 2')
 
 
 class Encoded(NamedTuple):
-    """What an encoder hands on: x [B, N, D] with its mask, and p [B, L, D] with its mask, or None twice."""
+    """What an encoder hands on: x [B, N, D] with its mask, and p [B, L, D] with its mask, or None twice.
+
+    There is no p where nothing was packed: without a packed sequence, and in causal Luna, which only reads it.
+    """
 
     x: Sequence
     p: Pack | None
@@ -118,7 +127,7 @@ class Encoder(nnx.Module):
         self.pack = nnx.Param(layer.initializers.pack(layer.emb_dim)(rngs.params(), shape, layer.param_dtype))
         if self.config.embedding_norm and self.config.pack_embedding != "plain":
             self.pack_embedding_norm = make_norm(layer, rngs)
-        if layer.norm == "pre":
+        if layer.norm == "pre" and layer.attention.updates_pack:
             self.final_pack_norm = make_norm(layer, rngs)
 
     def _make_layers(self, rngs: nnx.Rngs) -> EncoderLayer:
@@ -157,7 +166,9 @@ class Encoder(nnx.Module):
         x, p = self._run_layers(x, p, x_mask, p_mask, split)
         if self.config.layer.norm == "pre":
             x = self.final_norm(x)
-            p = None if p is None else self.final_pack_norm(p)
+            p = self.final_pack_norm(p) if self.config.layer.attention.updates_pack else p
+        if not self.config.layer.attention.updates_pack:
+            p = p_mask = None
         return Encoded(x, p, x_mask, p_mask)
 
     def _embed_tokens(self, tokens, token_mask, dropout_key) -> tuple[Array, Array]:
@@ -180,8 +191,11 @@ class Encoder(nnx.Module):
             )
         if config.scale_embedding:
             x = x * x.shape[-1] ** 0.5
-        table = self.positions[...] if config.positions == "learned" else sinusoid_table(length, x.shape[-1])
-        x = x + jnp.asarray(table[:length], dtype)[None]
+        if config.positions == "learned":
+            table = self.positions[...][:length]
+        else:
+            table = sinusoid_table(config.first_position + length, x.shape[-1])[config.first_position :]
+        x = x + jnp.asarray(table, dtype)[None]
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = dropout(x, config.layer.dropout_rate, dropout_key)

@@ -44,6 +44,11 @@ class ModuleConfig:
     contextual_pack: bool = False
     draw_interval: int | None = None
 
+    @property
+    def updates_pack(self) -> bool:
+        """A module that takes a packed sequence also returns one."""
+        return self.pack_length > 0
+
     def build(self, emb_dim: int, **common) -> nnx.Module:
         """The module; `causal` is passed on only where it is asked for, since not every module knows it."""
         causal = {"causal": True} if self.causal else {}

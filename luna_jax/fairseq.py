@@ -28,6 +28,9 @@ UNTIED = {
     "value": "v_proj",
     "out": "out_proj",
 }
+CAUSAL_TIED = TIED  # what is packed has a projection of its own there, too
+CAUSAL_UNTIED = {name: TIED[name] for name in ("pack_query", "query", "pack_context", "out")}
+CAUSAL_UNTIED |= {"key": "k_proj", "value": "v_proj"}
 UNUSED_POSITIONS = 2
 """fairseq counts positions from padding_idx + 1 = 2; rows 0 and 1 of its table belong to no token."""
 
@@ -80,6 +83,30 @@ def import_attention(state: Mapping[str, np.ndarray], emb_dim: int, *, tie_kv: b
     return params
 
 
+def import_causal_attention(state: Mapping[str, np.ndarray], emb_dim: int, *, tie_kv: bool) -> Params:
+    """One causal attention block as parameters of `CausalLunaAttention`."""
+    reader = _Reader(state)
+    params = _causal_attention(reader, "", emb_dim, tie_kv)
+    reader.finish()
+    return params
+
+
+def import_decoder_layer(state: Mapping[str, np.ndarray], config: LayerConfig) -> Params:
+    """One decoder layer (`self_attn.*`, `encoder_attn.*`, `fc1` and so on) as parameters of `DecoderLayer`."""
+    reader, width, tie_kv = _Reader(state), config.emb_dim, _luna(config).tie_kv
+    params: Params = {
+        "self_attention": _causal_attention(reader, "self_attn.", width, tie_kv),
+        "self_attention_norm": reader.norm("self_attn_layer_norm", width),
+        "cross_attention": _attention(reader, "encoder_attn.", width, tie_kv),
+        "cross_attention_norm": reader.norm("encoder_attn_layer_norm", width),
+        "pack_norm": reader.norm("encoder_atten_proj_layer_norm", width),
+        "feed_forward": _feed_forward(reader, "", config),
+        "feed_forward_norm": reader.norm("final_layer_norm", width),
+    }
+    reader.finish()
+    return params
+
+
 def import_layer(state: Mapping[str, np.ndarray], config: LayerConfig) -> Params:
     """One encoder layer (`self_attn.pq_proj.weight`, `fc1.weight` and so on) as parameters of `EncoderLayer`."""
     reader = _Reader(state)
@@ -117,6 +144,18 @@ def _attention(reader: _Reader, prefix: str, emb_dim: int, tie_kv: bool) -> Para
     return {ours: reader.linear(prefix + theirs, emb_dim, emb_dim) for ours, theirs in names.items()}
 
 
+def _causal_attention(reader: _Reader, prefix: str, emb_dim: int, tie_kv: bool) -> Params:
+    names = CAUSAL_TIED if tie_kv else CAUSAL_UNTIED
+    return {ours: reader.linear(prefix + theirs, emb_dim, emb_dim) for ours, theirs in names.items()}
+
+
+def _feed_forward(reader: _Reader, prefix: str, config: LayerConfig) -> Params:
+    return {
+        "fc1": reader.linear(f"{prefix}fc1", config.emb_dim, config.mlp_dim),
+        "fc2": reader.linear(f"{prefix}fc2", config.mlp_dim, config.emb_dim),
+    }
+
+
 def _layer(reader: _Reader, prefix: str, config: LayerConfig) -> Params:
     width, attention = config.emb_dim, _luna(config)
     if attention.pack_projection:
@@ -125,10 +164,7 @@ def _layer(reader: _Reader, prefix: str, config: LayerConfig) -> Params:
         "attention": _attention(reader, f"{prefix}self_attn.", width, attention.tie_kv),
         "attention_norm": reader.norm(f"{prefix}self_attn_layer_norm", width),
         "pack_norm": reader.norm(f"{prefix}self_atten_proj_layer_norm", width),
-        "feed_forward": {
-            "fc1": reader.linear(f"{prefix}fc1", width, config.mlp_dim),
-            "fc2": reader.linear(f"{prefix}fc2", config.mlp_dim, width),
-        },
+        "feed_forward": _feed_forward(reader, prefix, config),
         "feed_forward_norm": reader.norm(f"{prefix}final_layer_norm", width),
     }
 

@@ -93,7 +93,7 @@ class EncoderLayer(nnx.Module):
         X' = LN(X1 + FFN(X1))                           the feed-forward serves X alone
 
     Pre-norm puts the norms on the inputs of attention and feed-forward and leaves the residuals alone. A mechanism
-    without a packed sequence runs with p = None.
+    without a packed sequence runs with p = None; one that only reads P, as causal Luna does, leaves it as it is.
     """
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
@@ -105,11 +105,12 @@ class EncoderLayer(nnx.Module):
             rngs=rngs,
         )
         self.attention_norm = make_norm(config, rngs)
-        if config.attention.pack_length:
+        if config.attention.updates_pack:
             self.pack_norm = make_norm(config, rngs)
         self.feed_forward = FeedForward(config, rngs=rngs)
         self.feed_forward_norm = make_norm(config, rngs)
         self.norm, self.dropout_rate = config.norm, config.dropout_rate
+        self.updates_pack = config.attention.updates_pack
 
     def __call__(
         self,
@@ -126,19 +127,19 @@ class EncoderLayer(nnx.Module):
         pre = self.norm == "pre"
         y, packed = self.attention(
             self.attention_norm(x) if pre else x,
-            self.pack_norm(p) if pre and p is not None else p,
+            self.pack_norm(p) if pre and self.updates_pack else p,
             x_mask=x_mask,
             p_mask=p_mask,
             deterministic=deterministic,
             rngs=rngs,
         )
         x = x + dropout(y, self.dropout_rate, next_key())
-        if p is not None:
+        if self.updates_pack:
             p = p + dropout(packed, self.dropout_rate, next_key())
         if pre:
             y = self.feed_forward(self.feed_forward_norm(x), dropout_key=next_key())
             return x + dropout(y, self.dropout_rate, next_key()), p
         x = self.attention_norm(x)
-        p = None if p is None else self.pack_norm(p)
+        p = self.pack_norm(p) if self.updates_pack else p
         y = self.feed_forward(x, dropout_key=next_key())
         return self.feed_forward_norm(x + dropout(y, self.dropout_rate, next_key())), p

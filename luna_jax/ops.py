@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from luna_jax.axes import Array, ContextHeads, ContextMask, Heads
 
@@ -18,7 +18,7 @@ def split_heads(x: Float[Array, "B N D"], num_heads: int) -> Float[Array, "B N H
 
 def merge_heads(x: Float[Array, "B N H K"]) -> Float[Array, "B N D"]:
     """[B, N, H, K] to [B, N, H * K]."""
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def dropout_keys(deterministic: bool, rngs: nnx.Rngs | None) -> Callable[[], Array | None]:
@@ -56,7 +56,7 @@ def attend(
     query: Heads,
     key: ContextHeads,
     value: ContextHeads,
-    mask: ContextMask | None = None,
+    mask: ContextMask | Bool[Array, "B N M"] | None = None,
     *,
     causal: bool = False,
     dropout_rate: float = 0.0,
@@ -64,12 +64,12 @@ def attend(
 ) -> Heads:
     """softmax(query key^T) value, per head, over the context positions where `mask` is True.
 
-    query [B, N, H, K], already scaled; key, value [B, M, H, K]; mask [B, M]. `causal`: query n sees context 0 to n
-    alone. Dropout falls on the probabilities.
+    query [B, N, H, K], already scaled; key, value [B, M, H, K]; mask [B, M], or [B, N, M] where queries differ.
+    `causal`: query n sees context 0 to n alone. Dropout falls on the probabilities.
     """
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bnhk,bmhk->bhnm", query, key, preferred_element_type=dtype)
-    seen = None if mask is None else mask[:, None, None, :]
+    seen = None if mask is None else mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]
     if causal:
         past = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
         seen = past if seen is None else seen & past
@@ -91,7 +91,18 @@ def sinusoid_table(length: int, width: int) -> np.ndarray:
     Returns float64 [length, width]; frequency i is exp(-i ln(10000) / (width / 2 - 1)), position counted from 0.
     Source: facts of `fairseq/modules/sinusoidal_positional_embedding.py`. An odd width ends with a zero column.
     """
-    half = width // 2
-    frequency = np.exp(-np.arange(half) * (np.log(10000.0) / max(half - 1, 1)))
-    angle = np.arange(length)[:, None] * frequency[None, :]
+    angle = np.arange(length)[:, None] * _find_frequencies(width)
     return np.concatenate([np.sin(angle), np.cos(angle), np.zeros((length, width % 2))], axis=1)
+
+
+def find_sinusoids(positions: Int[Array, "B N"], width: int) -> Float[Array, "B N D"]:
+    """Rows of `sinusoid_table` at any positions, without a table: in float32 an angle at 100,000 is off by 0.004."""
+    dtype = jnp.result_type(float)
+    angle = positions[..., None].astype(dtype) * jnp.asarray(_find_frequencies(width), dtype)[None, None]
+    filling = jnp.zeros((*positions.shape, width % 2), dtype)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle), filling], axis=-1)
+
+
+def _find_frequencies(width: int) -> np.ndarray:
+    half = width // 2
+    return np.exp(-np.arange(half) * (np.log(10000.0) / max(half - 1, 1)))

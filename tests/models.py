@@ -99,6 +99,7 @@ def make_encoder_config(layer=None, **changes):
         "max_length": MAX_LENGTH,
         "prepend_cls": True,
         "positions": "learned",
+        "first_position": 0,
         "scale_embedding": False,
         "embedding_norm": True,
         "pack_embedding": "as_tokens",

@@ -26,10 +26,18 @@ from oracles import recorded
 from oracles.derivative import list_arrays
 from tolerances import TOLERANCE, assert_gradient_close
 
+from luna_jax.attention.causal_luna import CausalLunaAttention
 from luna_jax.attention.luna import LunaAttention
 from luna_jax.classifier import Classifier, PairedClassifier
+from luna_jax.decoder import DecoderLayer, Given
 from luna_jax.encoder import Encoder
-from luna_jax.fairseq import import_attention, import_classifier, import_layer
+from luna_jax.fairseq import (
+    import_attention,
+    import_causal_attention,
+    import_classifier,
+    import_decoder_layer,
+    import_layer,
+)
 from luna_jax.layers import EncoderLayer
 
 DTYPES = ["float64", "float32"]
@@ -44,14 +52,18 @@ def assert_output_close(actual, expected, dtype, what):
     assert worst <= TOLERANCE[dtype], f"{what} differs by {worst:.3e}: the model is not the one that was recorded"
 
 
-def assert_gradients_close(gradients, expected, dtype, stored="float64"):
+SHIFTS = [("pack_key", "bias"), ("key", "bias")]
+"""Parameters that shift all scores of a softmax over positions alike: their gradient is zero in theory."""
+
+
+def assert_gradients_close(gradients, expected, dtype, stored="float64", shifts=SHIFTS):
     """Every gradient relative to its largest entry; one that is exactly zero in theory against the largest of all."""
     expected = dict(list_arrays(expected))
     largest = max(np.abs(array).max() for array in expected.values())
     actual = dict(list_arrays(jax.tree.map(np.asarray, gradients)))
     assert set(actual) == set(expected)
     for path, array in expected.items():
-        is_zero = path[-2:] in [("pack_key", "bias"), ("key", "bias")]
+        is_zero = path[-2:] in shifts
         size = largest if is_zero else np.abs(array).max()
         slack = STORED_AS_FLOAT32 * size if stored == "float32" else 0.0
         worst = np.abs(np.asarray(actual[path], np.float64) - array).max()
@@ -122,6 +134,103 @@ def test_layer(dtype):
         assert_gradients_close(inputs, {"x": case["g64.in.X"], "p": case["g64.in.P"]}, dtype)
         expected = {"params": import_layer(recorded.get_weights(case, "g64.w.0."), config)}
         assert_gradients_close(gradients, expected, dtype, stored="float32")
+
+
+CAUSAL_CASES = {"causal_softplus_untied_n24": (False, "softplus"), "causal_elu_tied_n24": (True, "elu")}
+
+
+def build_causal(name, dtype, chunk_size):
+    tied, weight = CAUSAL_CASES[name]
+    settings = {"num_heads": 4, "tie_kv": tied, "weight": weight, "chunk_size": chunk_size}
+    types = {"dtype": dtype, "param_dtype": dtype}
+    return build(lambda rngs: CausalLunaAttention(32, **settings, **types, rngs=rngs))[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("chunk_size", [None, 7])
+@pytest.mark.parametrize("name", CAUSAL_CASES)
+def test_causal_attention(name, chunk_size, dtype):
+    case = recorded.read_case(name)
+    import_weights = partial(import_causal_attention, emb_dim=32, tie_kv=CAUSAL_CASES[name][0])
+    with precise(dtype):
+        apply = build_causal(name, dtype, chunk_size)
+
+        def loss(tree):
+            y, _ = apply(tree["params"], **tree["inputs"])
+            return (y * case["cot.Y"]).sum(), y
+
+        tree = {"params": import_weights(recorded.get_weights(case)), "inputs": {"x": case["in.X"], "p": case["in.P"]}}
+        (value, y), gradients = run_gradients(loss, tree, dtype)
+        assert_output_close(y, case["out64.Y"], dtype, "Y")
+        assert abs(float(value) - case["loss64"]) <= TOLERANCE[dtype] * max(1.0, abs(case["loss64"]))
+        expected = {"params": import_weights(recorded.get_weights(case, "g64.w."))}
+        expected["inputs"] = {"x": case["g64.in.X"], "p": case["g64.in.P"]}
+        stored = "float64" if "untied" in name else "float32"
+        assert_gradients_close(gradients, expected, dtype, stored, shifts=[])  # no softmax over positions here
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CAUSAL_CASES)
+def test_causal_attention_step_by_step(name, dtype):
+    case = recorded.read_case(name)
+    weights = import_causal_attention(recorded.get_weights(case), 32, tie_kv=CAUSAL_CASES[name][0])
+    with precise(dtype):
+        apply = build_causal(name, dtype, 64)
+        params, x, p = jax.tree.map(partial(jnp.asarray, dtype=dtype), (weights, case["in.X"], case["in.P"]))
+
+        def step(state, x_t):
+            y, state = apply(params, x_t[:, None], state, method="attend")
+            return state, (y[:, 0], state)
+
+        start = apply(params, p, method="start")
+        _, (y, states) = jit_quickly(lambda x: jax.lax.scan(step, start, x))(jnp.moveaxis(x, 1, 0))
+        assert_output_close(jnp.moveaxis(y, 0, 1), case["inc64.Y"], dtype, "Y")
+        names = {"pack_query": "prev_pquery", "keys": "prev_key_accum_mat", "values": "prev_value_accum_mat"}
+        for ours, theirs in names.items():
+            for t in (0, 23) if f"state64.t0.{theirs}" in case else ():
+                assert_output_close(
+                    getattr(states, ours)[t], case[f"state64.t{t}.{theirs}"], dtype, f"{ours} after {t}"
+                )
+        assert states.count[:, 0].tolist() == list(range(1, 25))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_decoder_layer(dtype):
+    """The whole sequence with gradients, and the same outputs step by step."""
+    case = recorded.read_case("dec_layer_postln_tied")
+    attention = make_luna_config(num_heads=4, num_pack_heads=4, pack_length=8, tie_kv=True, causal_chunk_size=5)
+    config = make_layer_config(attention, dtype, emb_dim=32, mlp_dim=64, activation="relu")
+    context_mask = jnp.asarray(~case["mask.enc_pad"])
+    with precise(dtype):
+        apply, _ = build(lambda rngs: DecoderLayer(config, has_context=True, rngs=rngs))
+
+        def loss(tree):
+            given = Given(tree["p"], None, tree["context"], context_mask)
+            x, p = apply(tree["params"], tree["x"], given, x_mask=None, deterministic=True, rngs=None)
+            return (x * case["cot.X_layer0"]).sum() + (p * case["cot.P_layer0"]).sum(), (x, p)
+
+        tree = {"params": import_decoder_layer(recorded.get_weights(case, "w.0."), config)}
+        tree |= {"x": case["in.X"], "p": case["in.P"], "context": case["in.E"]}
+        (value, (x, p)), gradients = run_gradients(loss, tree, dtype)
+        assert_output_close(x, case["out64.X_layer0"], dtype, "X")
+        assert_output_close(p, case["out64.P_layer0"], dtype, "P")
+        assert abs(float(value) - case["loss64"]) <= TOLERANCE[dtype] * max(1.0, abs(case["loss64"]))
+        inputs = {name: gradients.pop(name) for name in ("x", "p", "context")}
+        expected = {"x": case["g64.in.X"], "p": case["g64.in.P"], "context": case["g64.in.E"]}
+        assert_gradients_close(inputs, expected, dtype)
+        expected = {"params": import_decoder_layer(recorded.get_weights(case, "g64.w.0."), config)}
+        assert_gradients_close(gradients, expected, dtype, stored="float32")
+
+        tree = jax.tree.map(partial(jnp.asarray, dtype=dtype), tree)
+        given = Given(tree["p"], None, tree["context"], context_mask)
+        start, _ = apply(tree["params"], given, max_length=24, batch_size=3, method="start")
+
+        def step(state, x_t):
+            x, state = apply(tree["params"], x_t[:, None], state, None, None, method="advance")
+            return state, x[:, 0]
+
+        steps = jit_quickly(lambda x: jax.lax.scan(step, start, x)[1])(jnp.moveaxis(tree["x"], 1, 0))
+        assert_output_close(jnp.moveaxis(steps, 0, 1), case["inc64.X_layer0"], dtype, "X step by step")
 
 
 def make_recorded_classifier_config(dtype, num_classes, **changes):

@@ -14,7 +14,7 @@ A mechanism is a file with its pure function, a class that says how heads are mi
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from luna_jax.attention.checks import CAUSAL, check_heads, check_mask, check_rate, check_real_rows, check_width
-from luna_jax.axes import Array, Heads, Sequence, SequenceMask
+from luna_jax.axes import Array, Context, ContextMask, Heads, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
 from luna_jax.ops import dropout_keys, merge_heads, split_heads
+
+
+class Memory(NamedTuple):
+    """What a decoder keeps of a context: projected once, attended at every step."""
+
+    key: Context
+    value: Context
+    mask: ContextMask | None
+    """True = real, of the positions of key and value: those of the context, or Luna's pack slots."""
 
 
 class SharedParam(nnx.Param):
@@ -154,6 +163,8 @@ class SelfAttentionConfig:
     pack_length: ClassVar[int] = 0
     """No packed sequence runs beside x."""
     contextual_pack: ClassVar[bool] = False
+
+    updates_pack: ClassVar[bool] = False
 
     @property
     def draw_interval(self) -> int | None:

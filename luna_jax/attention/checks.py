@@ -6,7 +6,7 @@ import numpy as np
 
 from luna_jax.axes import Array
 
-CAUSAL = "linear, local, longformer, performer, reformer, rfa, softmax, sparse, synthesizer"
+CAUSAL = "linear, local, longformer, luna, performer, reformer, rfa, softmax, sparse, synthesizer"
 """The mechanisms that have a causal form, for messages; a test holds it against them."""
 
 

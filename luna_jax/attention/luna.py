@@ -18,6 +18,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from luna_jax.attention import checks
+from luna_jax.attention.base import Memory
+from luna_jax.attention.causal_luna import CHUNK_SIZE, CausalLunaAttention
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
@@ -102,25 +104,37 @@ class LunaAttention(nnx.Module):
         if context is None:
             context, context_mask = x, x_mask
         next_key = dropout_keys(deterministic or self.dropout_rate == 0.0, rngs)
-        packed = self.pack(p, context, context_mask, dropout_key=next_key())
-        return self.unpack(x, packed, p_mask, dropout_key=next_key()), packed
+        memory, packed = self.remember(p, context, context_mask, p_mask=p_mask, dropout_key=next_key())
+        return self.recall(x, memory, dropout_key=next_key()), packed
 
-    def pack(self, p: Pack, context: Context, context_mask: ContextMask | None = None, *, dropout_key=None) -> Pack:
-        """The first attention: P queries the context, [B, L, D] and [B, M, D] to [B, L, D]."""
+    def remember(
+        self,
+        p: Pack,
+        context: Context,
+        context_mask: ContextMask | None = None,
+        *,
+        p_mask: PackMask | None = None,
+        dropout_key=None,
+    ) -> tuple[Memory, Pack]:
+        """The first attention: P queries the context, [B, L, D] and [B, M, D] to [B, L, D].
+
+        Returns what `recall` needs of the packed sequence, which a decoder keeps from step to step, and the sequence.
+        """
         if self.tie_kv:
             key = value = self.pack_context(context)
         else:
             key, value = self.pack_key(context), self.pack_value(context)
         packed = self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key)
-        return packed if self.pack_out is None else self.pack_out(packed)
-
-    def unpack(self, x: Sequence, packed: Pack, p_mask: PackMask | None = None, *, dropout_key=None) -> Sequence:
-        """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
+        packed = packed if self.pack_out is None else self.pack_out(packed)
         if self.tie_kv:
             key = value = self.context(packed)
         else:
             key, value = self.key(packed), self.value(packed)
-        return self.out(self._attend(self.query(x), key, value, p_mask, self.num_heads, dropout_key))
+        return Memory(key, value, p_mask), packed
+
+    def recall(self, x: Sequence, memory: Memory, *, dropout_key=None) -> Sequence:
+        """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
+        return self.out(self._attend(self.query(x), *memory, self.num_heads, dropout_key))
 
     def _attend(self, query, key, value, mask, num_heads, dropout_key):
         query = query * (self.emb_dim // num_heads) ** -0.5
@@ -157,22 +171,44 @@ class LunaConfig:
     """True: a layer's packed sequence queries the next layer. False: each layer learns its own (paper, Table 5)."""
     dropout_rate: float
     causal: bool = False
+    """Position t sees positions up to t, by `CausalLunaAttention`; each layer learns its own P then."""
     pack_projection: bool = False
     """An output projection of the packed sequence, as of x."""
+    causal_weight: str = "softplus"
+    """Of causal attention, in a causal encoder or in a decoder: "softplus" or "elu"."""
+    causal_chunk_size: int = CHUNK_SIZE
+    """Of causal attention; changes no result."""
 
     draw_interval: ClassVar[int | None] = None
     """Nothing is drawn."""
 
     def __post_init__(self):
-        if self.causal:
-            raise ValueError(
-                f"luna attention has no causal form; take causal=False, or another mechanism: {checks.CAUSAL}"
-            )
         if self.pack_length < 1:
             raise ValueError(f"pack_length={self.pack_length}; Luna needs at least one pack slot")
+        if not self.causal:
+            return
+        if self.contextual_pack:
+            raise ValueError(
+                "causal=True packs nothing that could query the next layer; set contextual_pack=False, so that every "
+                "layer learns its own"
+            )
+        if self.num_pack_heads != self.num_heads or self.pack_projection:
+            raise ValueError(
+                f"causal Luna has one number of heads and no packed sequence to project; set num_pack_heads to "
+                f"num_heads={self.num_heads} and pack_projection=False"
+            )
 
-    def build(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> LunaAttention:
-        """The attention module of one layer."""
+    @property
+    def updates_pack(self) -> bool:
+        """Whether a layer changes P."""
+        return not self.causal
+
+    def build(self, emb_dim: int, **common) -> LunaAttention | CausalLunaAttention:
+        """The attention module of one encoder layer; `common` are dtype, param_dtype, initializers and rngs."""
+        return self.build_causal(emb_dim, **common) if self.causal else self.build_cross(emb_dim, **common)
+
+    def build_cross(self, emb_dim: int, **common) -> LunaAttention:
+        """Luna attention to any context: `remember` it once, `recall` it at every step."""
         return LunaAttention(
             emb_dim,
             num_heads=self.num_heads,
@@ -180,8 +216,17 @@ class LunaConfig:
             tie_kv=self.tie_kv,
             pack_projection=self.pack_projection,
             dropout_rate=self.dropout_rate,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            initializers=initializers,
-            rngs=rngs,
+            **common,
+        )
+
+    def build_causal(self, emb_dim: int, **common) -> CausalLunaAttention:
+        """Attention to the past, with a state that does not grow."""
+        return CausalLunaAttention(
+            emb_dim,
+            num_heads=self.num_heads,
+            tie_kv=self.tie_kv,
+            weight=self.causal_weight,
+            chunk_size=self.causal_chunk_size,
+            dropout_rate=self.dropout_rate,
+            **common,
         )

@@ -1,7 +1,7 @@
 """Every attention mechanism by name. Adding one: its file, one line here, one oracle in the tests."""
 
 import difflib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
@@ -52,12 +52,30 @@ class AttentionConfig(Protocol):
         ...
 
     @property
+    def updates_pack(self) -> bool:
+        """Whether a layer changes the packed sequence."""
+        ...
+
+    @property
     def draw_interval(self) -> int | None:
         """Training steps between draws of features, hashes or patterns; 0: drawn once; None: nothing is drawn."""
         ...
 
     def build(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> nnx.Module:
         """The module of one layer: y, p = attention(x, p, x_mask=, p_mask=, deterministic=, rngs=)."""
+        ...
+
+
+@runtime_checkable
+class DecoderAttentionConfig(AttentionConfig, Protocol):
+    """What a decoder asks of a mechanism beside: a form that sees the past alone, and one that sees a context."""
+
+    def build_causal(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> Any:
+        """y, _ = module(x, p, ...) of a whole sequence; start(p, max_length, batch_size), then attend(x, state)."""
+        ...
+
+    def build_cross(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> Any:
+        """memory, packed = module.remember(p, context, context_mask, ...), then y = module.recall(x, memory)."""
         ...
 
 

@@ -1,0 +1,195 @@
+"""Causal Luna attention as pure functions (Ma et al. 2021, section 3.3, equation 7; as the authors run it).
+
+With A_t the positive weights [L] by which position t is packed, and t counted from 1 over real positions:
+
+    U_t = softmax_L( (1/t) Q_t sum_{s<=t} K_s A_s^T )        Y_t = (1/t) U_t sum_{s<=t} A_s V_s^T
+
+No packed sequence is ever formed; both sums are the same operation, `sum_past`: out_t = sum_{s<=t} (q_t . k_s) v_s,
+once with (Q, K, A) and once with (U, A, V). It has three equal forms:
+
+    one position    state <- state + k v^T, out = q state          the recurrence; O(K L) to keep, whatever t
+    chunks          dense inside a chunk of T positions, `jax.lax.associative_scan` over the states of the chunks
+    every position  `jax.lax.associative_scan` over the states of all positions: the plain reference, O(N K L) memory
+
+The authors' code forms the states of all positions and calls the mechanism sequential; here N / T states are formed. A
+state goes in and comes out, so a sequence of any length is processed in pieces with the result of the whole.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from luna_jax.axes import Array, Heads, PackMask, SequenceMask
+from luna_jax.ops import dropout, masked_softmax
+
+Weights = Float[Array, "B N H L"]
+Sums = Float[Array, "B H I J"]
+
+
+def softplus_base_2(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log2(1 + 2^z), the authors' softplus with beta = ln 2: 1 at 0, slope 1/2 there."""
+    return jax.nn.softplus(z * np.log(2.0)) / np.log(2.0)
+
+
+def elu_plus_1(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """elu(z) + 1, 1 at 0 too: the authors' code before August 2021."""
+    return jax.nn.elu(z) + 1.0
+
+
+WEIGHTS = {"softplus": softplus_base_2, "elu": elu_plus_1}
+"""w in A_t = w(pack_key_t . pack_query): both rows of the paper's Table 4."""
+
+
+class CausalState(NamedTuple):
+    """What causal Luna remembers of the past: 2 K L numbers a head, however long it is. Rows of the batch lead."""
+
+    pack_query: Float[Array, "B H L K"]
+    """Projected and scaled; does not change."""
+    keys: Float[Array, "B H K L"]
+    """sum_s K_s A_s^T."""
+    values: Float[Array, "B H L K"]
+    """sum_s A_s V_s^T."""
+    count: Int[Array, "B"]
+    """Real positions so far, t."""
+
+
+def start_state(pack_query: Float[Array, "B L H K"]) -> CausalState:
+    """The state before the first position. `pack_query` is scaled already."""
+    pack_query = jnp.swapaxes(pack_query, 1, 2)
+    batch, num_heads, length, head_dim = pack_query.shape
+    dtype = jnp.promote_types(pack_query.dtype, jnp.float32)
+    keys = jnp.zeros((batch, num_heads, head_dim, length), dtype)
+    return CausalState(pack_query, keys, jnp.swapaxes(keys, 2, 3), jnp.zeros(batch, jnp.int32))
+
+
+def attend_causally(
+    state: CausalState,
+    query: Heads,
+    pack_key: Heads,
+    key: Heads,
+    value: Heads,
+    *,
+    mask: SequenceMask | None = None,
+    p_mask: PackMask | None = None,
+    weight: Callable[[Array], Array] = softplus_base_2,
+    chunk_size: int | None,
+    dropout_rate: float = 0.0,
+    dropout_keys: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Heads, CausalState]:
+    """Positions that follow those of `state`: their output [B, N, H, K], and the state behind them.
+
+    query (scaled), pack_key, key, value [B, N, H, K]; mask [B, N] True = real: padding adds nothing to the sums and is
+    not counted, wherever it stands. p_mask [B, L]: slots that take part in the softmax. `chunk_size` T, any number;
+    None: a state for every position. Dropout falls on A, which then enters both sums, and on U, each by its own key;
+    the draws do not depend on the chunks. Sums are kept in float32 at least.
+    """
+    dtype = state.keys.dtype
+    scores = jnp.einsum("bnhk,bhlk->bnhl", pack_key.astype(dtype), state.pack_query.astype(dtype))
+    weights = dropout(weight(scores), dropout_rate, dropout_keys[0])
+    real = jnp.ones(query.shape[:2], bool) if mask is None else mask
+    weights = jnp.where(real[:, :, None, None], weights, 0.0)
+    counts = state.count[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32)
+    scale = (1.0 / jnp.maximum(counts, 1).astype(dtype))[:, :, None, None]
+
+    form = partial(sum_past, chunk_size=chunk_size)
+    scores, keys = form(query.astype(dtype), key.astype(dtype), weights, state.keys)
+    slots = None if p_mask is None else p_mask[:, None, None, :]
+    unpack = dropout(masked_softmax(scores * scale, slots), dropout_rate, dropout_keys[1]).astype(dtype)
+    y, values = form(unpack, weights, value.astype(dtype), state.values)
+    count = counts[:, -1] if query.shape[1] else state.count
+    return (y * scale).astype(value.dtype), CausalState(state.pack_query, keys, values, count)
+
+
+def sum_past(
+    query: Float[Array, "B N H I"],
+    key: Float[Array, "B N H I"],
+    value: Float[Array, "B N H J"],
+    before: Sums,
+    *,
+    chunk_size: int | None,
+) -> tuple[Float[Array, "B N H J"], Sums]:
+    """out_t = q_t (before + sum_{s<=t} k_s v_s^T), and that sum at the end."""
+    length = query.shape[1]
+    if length == 1:
+        return sum_one(query, key, value, before)
+    if chunk_size is None:
+        return sum_every_position(query, key, value, before)
+    return sum_in_chunks(query, key, value, before, chunk_size=chunk_size)
+
+
+def sum_one(query, key, value, before: Sums):
+    """One position: the recurrence."""
+    after = before + jnp.einsum("bnhi,bnhj->bhij", key, value)
+    return jnp.einsum("bnhi,bhij->bnhj", query, after), after
+
+
+def sum_every_position(query, key, value, before: Sums):
+    """The states of all positions by an associative scan: exact and plain, and N I J numbers a head."""
+    if not query.shape[1]:
+        return jnp.zeros_like(value), before
+    states = jax.lax.associative_scan(jnp.add, jnp.einsum("bnhi,bnhj->bnhij", key, value), axis=1)
+    states = states + before[:, None]
+    return jnp.einsum("bnhi,bnhij->bnhj", query, states), states[:, -1]
+
+
+def sum_in_chunks(query, key, value, before: Sums, *, chunk_size: int):
+    """Chunks of T positions: what came before the chunk through its state, the rest dense and masked.
+
+    A length that T does not divide is filled up with zeros, which add nothing. The T x T products are computed again in
+    the backward pass instead of kept.
+    """
+    length = query.shape[1]
+    if not length:
+        return jnp.zeros_like(value), before
+    size = min(chunk_size, length)
+    query, key, value = (_split(sequence, size) for sequence in (query, key, value))
+    totals = jnp.einsum("bchti,bchtj->bchij", key, value)
+    upto = jax.lax.associative_scan(jnp.add, totals, axis=1) + before[:, None]
+    starts = jnp.concatenate([before[:, None], upto[:, :-1]], axis=1)
+    out = jax.checkpoint(_sum_chunk)(query, key, value, starts)
+    out = jnp.moveaxis(out, 2, 3)  # [B, C, T, H, J]
+    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length], upto[:, -1]
+
+
+def _sum_chunk(query, key, value, start):
+    """All chunks at once, [B, C, H, T, .]: inside a chunk position t sees the positions up to itself."""
+    inside = jnp.einsum("bchti,bchsi->bchts", query, key)
+    inside = jnp.where(jnp.tri(query.shape[-2], dtype=bool), inside, 0.0)
+    past = jnp.einsum("bchti,bchij->bchtj", query, start)
+    return past + jnp.einsum("bchts,bchsj->bchtj", inside, value)
+
+
+def _split(sequence, size):
+    """[B, N, H, I] to [B, C, H, T, I], filled up with zeros."""
+    batch, length, num_heads, width = sequence.shape
+    sequence = jnp.pad(sequence, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
+    return jnp.moveaxis(sequence.reshape(batch, -1, size, num_heads, width), 3, 2)
+
+
+def run_pieces(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    pieces: list[Any],
+    *,
+    gradient_pieces: int | None = None,
+) -> tuple[list[Any], Any]:
+    """`function(state, piece) -> (output, state)` over consecutive pieces; the outputs and the last state.
+
+    The paper's "P as running memory", trained by truncated backpropagation: gradients flow from state to state through
+    the last `gradient_pieces` pieces, and what those remember of earlier ones is a constant. None: through all.
+    """
+    if gradient_pieces is not None and gradient_pieces < 1:
+        raise ValueError(f"gradient_pieces={gradient_pieces}; give at least 1, or None for all pieces")
+    border = 0 if gradient_pieces is None else len(pieces) - gradient_pieces
+    outputs = []
+    for number, piece in enumerate(pieces):
+        if 0 < number == border:
+            state = jax.tree.map(jax.lax.stop_gradient, state)
+        output, state = function(state, piece)
+        outputs.append(output)
+    return outputs, state
