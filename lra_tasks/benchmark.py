@@ -17,6 +17,7 @@ USAGE = """Measurements of speed and memory. Run them on a quiet machine.
                                             by length, Text size, against softmax attention unfused and fused
   python -m lra_tasks.benchmark --from FILE tables and plot of such a benchmark's JSON again, without measuring
   python -m lra_tasks.benchmark memory      peak temporary memory of the compiled train step by length, Text size
+  python -m lra_tasks.benchmark causal      causal Luna: chunks against every position's state, memory, decoding time
   python -m lra_tasks.benchmark generate    seconds to generate the full ListOps
   python -m lra_tasks.benchmark images      Pathfinder images a second on one core, with their statistics
   python -m lra_tasks.benchmark loader      examples a second of the loader and of the train step, of each prepared task
@@ -237,13 +238,6 @@ def weigh_step(row: str, length: int, dropout: float, dtype: str) -> int:
     return job.temporary_bytes
 
 
-def measure_generation() -> None:
-    """Seconds to generate the full ListOps."""
-    from lra_tasks import benchmark_tasks
-
-    benchmark_tasks.show_generation(_ROUNDS.value)
-
-
 def measure_loader() -> None:
     """Examples a second of the loader and of the train step."""
     from lra_tasks import benchmark_tasks
@@ -251,18 +245,18 @@ def measure_loader() -> None:
     benchmark_tasks.show_loading(_DATA_DIR.value, lambda name: read_experiment(f"{name}_luna16", "cpu"), _ROUNDS.value)
 
 
-def measure_images() -> None:
-    """Pathfinder images a second."""
-    from lra_tasks import benchmark_tasks
-
-    benchmark_tasks.show_images()
-
-
 def measure_pathx() -> None:
     """Memory and time of one train step of Luna-256 on 16,384 pixels, batch 8."""
     from lra_tasks import benchmark_tasks
 
     benchmark_tasks.show_pathx(read_experiment("pathx_luna256", ""))
+
+
+def load_module(name: str) -> Any:
+    """A module of this package, when it is asked for: it imports JAX."""
+    import importlib
+
+    return importlib.import_module(f"lra_tasks.{name}")
 
 
 def read_experiment(name: str, preset: str) -> Any:
@@ -277,8 +271,9 @@ def read_experiment(name: str, preset: str) -> Any:
 BENCHMARKS = {
     "efficiency": measure_efficiency,
     "memory": measure_memory,
-    "generate": measure_generation,
-    "images": measure_images,
+    "causal": lambda: load_module("causal_benchmark").show_causal(_ROUNDS.value),
+    "generate": lambda: load_module("benchmark_tasks").show_generation(_ROUNDS.value),
+    "images": lambda: load_module("benchmark_tasks").show_images(),
     "loader": measure_loader,
     "pathx": measure_pathx,
 }
@@ -286,6 +281,7 @@ WEIGHED = {"rows", "lengths", "batch_size", "dropouts", "remat", "dtype"}
 READS: Mapping[str, set[str]] = {
     "efficiency": WEIGHED | {"rounds", "seconds_per_cell", "output", "from"},
     "memory": WEIGHED,
+    "causal": {"rounds"},
     "generate": {"rounds"},
     "images": set(),
     "loader": {"rounds", "data_dir"},

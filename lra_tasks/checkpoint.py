@@ -1,9 +1,10 @@
-"""Checkpoints through orbax: `last`, to resume from, and `best`, by validation accuracy."""
+"""Checkpoints through orbax: `last`, to resume from, `best`, by validation score, and whatever else a run keeps."""
 
 import functools
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,14 @@ class Checkpoints:
     renames at the end, so a name without suffix is always whole.
     """
 
-    def __init__(self, workdir: Path, *, clean: bool = False):
-        """`clean` removes what a killed run left half-written: for the run that owns the folder, not for readers."""
+    def __init__(self, workdir: Path, *, clean: bool = False, kept: Mapping[str, int] | None = None):
+        """`clean` removes what a killed run left half-written: for the run that owns the folder, not for readers.
+
+        `kept` names further kinds of checkpoints, and how many of each stay.
+        """
         mute_what_cannot_be_caught()
         self._root, self._clean = workdir.absolute() / "checkpoints", clean
+        self._kept = {**KEPT, **(kept or {})}
         self._managers: dict[str, Any] = {}
 
     def __enter__(self) -> "Checkpoints":
@@ -80,6 +85,10 @@ class Checkpoints:
         if not (self._root / kind).is_dir():
             return None
         return self._manager(kind).latest_step()
+
+    def list_steps(self, kind: str) -> list[int]:
+        """Steps of all whole checkpoints of a kind, rising."""
+        return sorted(self._manager(kind).all_steps()) if (self._root / kind).is_dir() else []
 
     def save(self, kind: str, step: int, tree: Any, notes: dict[str, Any]) -> None:
         """Starts to write a checkpoint and returns; a step that is there already is left as it is.
@@ -112,14 +121,14 @@ class Checkpoints:
         step, notes = self._read(kind)
         return step, notes["notes"]
 
-    def restore(self, kind: str, abstract: Any) -> tuple[int, Any, dict[str, Any]]:
-        """Step, tree and notes of the newest checkpoint of a kind.
+    def restore(self, kind: str, abstract: Any, *, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
+        """Step, tree and notes of the checkpoint of a kind at `step`, or of the newest.
 
         `abstract` has the shapes and dtypes that the caller expects. CheckpointError names the arrays that differ.
         """
         import orbax.checkpoint as ocp
 
-        step, notes = self._read(kind)
+        step, notes = self._read(kind, step)
         differing = differences(describe(abstract), notes["arrays"])
         if differing:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -135,10 +144,10 @@ class Checkpoints:
             raise CheckpointError(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
         return step, restored.tree, notes["notes"]
 
-    def _read(self, kind: str) -> tuple[int, dict[str, Any]]:
+    def _read(self, kind: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        step = self.latest_step(kind)
+        step = self.latest_step(kind) if step is None else step
         if step is None:
             raise CheckpointError(f"no checkpoint under {self._root / kind}; train first")
         try:
@@ -152,7 +161,7 @@ class Checkpoints:
 
         if kind not in self._managers:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT[kind], create=True, cleanup_tmp_directories=self._clean
+                max_to_keep=self._kept.get(kind), create=True, cleanup_tmp_directories=self._clean
             )
             self._managers[kind] = ocp.CheckpointManager(self._root / kind, options=options)
         return self._managers[kind]

@@ -226,7 +226,7 @@ def read_in_chunks(source: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 @contextlib.contextmanager
-def open_records(folder: Path) -> Iterator[dict[str, Any]]:
+def open_records(folder: Path, remedy: str = "--rebuild makes them anew") -> Iterator[dict[str, Any]]:
     """The data sources of a folder of records by split. Raises UserError when they, or what is read, are damaged."""
     try:
         with quiet_tfds():
@@ -235,7 +235,7 @@ def open_records(folder: Path) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for a damaged file
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the records in {folder} cannot be read ({first}); --rebuild makes them anew") from error
+        raise UserError(f"the records in {folder} cannot be read ({first}); {remedy}") from error
 
 
 @contextlib.contextmanager

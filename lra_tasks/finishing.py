@@ -22,12 +22,12 @@ from lra_tasks.record import (
     write_record,
 )
 from lra_tasks.splits import declared_examples
-from lra_tasks.training import Run
+from lra_tasks.training import ClassifierRun
 
 RECORD = "record.json"
 
 
-def write_run_record(run: Run, workdir: Path) -> Record:
+def write_run_record(run: ClassifierRun, workdir: Path) -> Record:
     """Scores the best and the last checkpoint and writes `record.json`."""
     best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract)
     last_step, last_params = int(run.state["step"]), run.state["params"]
@@ -38,7 +38,7 @@ def write_run_record(run: Run, workdir: Path) -> Record:
     return record
 
 
-def score_checkpoint(run: Run, step: int, params: Any) -> tuple[Scores, dict[str, int]]:
+def score_checkpoint(run: ClassifierRun, step: int, params: Any) -> tuple[Scores, dict[str, int]]:
     """One set of parameters on the whole validation and test splits, and how many examples each was scored on."""
     validation, test = (run.evaluate(step, params, split) for split in ("validation", "test"))
     scores = Scores(
@@ -52,7 +52,7 @@ def score_checkpoint(run: Run, step: int, params: Any) -> tuple[Scores, dict[str
     return scores, {"validation": validation.evaluated, "test": test.evaluated}
 
 
-def make_record(run: Run, best: Scores, last: Scores, counts: dict[str, int]) -> Record:
+def make_record(run: ClassifierRun, best: Scores, last: Scores, counts: dict[str, int]) -> Record:
     """Everything that a reader needs to trust the numbers."""
     experiment, task, clock = run.experiment, run.task, run.clock
     config = experiment.as_dict()

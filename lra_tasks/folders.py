@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lra_tasks.errors import UserError
@@ -102,3 +102,23 @@ def only_writer(data_dir: Path) -> Iterator[None]:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL):
                 raise
         yield
+
+
+@contextlib.contextmanager
+def preparing(name: str, data_dir: Path, finals: Iterable[Path], report: Callable[[str], None]) -> Iterator[None]:
+    """Holds the data folder's lock to prepare `name` in the folders `finals`; what killed runs left beside them goes.
+
+    Raises UserError for what the system refuses.
+    """
+    try:
+        with only_writer(data_dir):
+            for final in finals:
+                for left in remove_leftovers(final.parent):
+                    report(f"removed {final.parent / left}, left by a run that was killed")
+            yield
+    except BrokenPipeError:  # nobody reads our report any more: not the data folder's fault
+        raise
+    except OSError as error:
+        where = error.filename or data_dir
+        fault = error.strerror or f"{error}; is the disk full?"  # NumPy's short write has no error code
+        raise UserError(f"cannot prepare {name} in {data_dir}: {fault} ({where})") from error

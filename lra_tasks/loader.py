@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -9,6 +10,20 @@ from lra_tasks.errors import UserError
 from lra_tasks.task import AnyBatch, Batch, PairedBatch, Split, join_documents
 
 ALL_ROWS = slice(None)
+
+
+class Documents(Protocol):
+    """Token sequences one after the other; document d is tokens[offsets[d]:offsets[d + 1]]."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All of them, [T]."""
+        ...
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """[K + 1]."""
+        ...
 
 
 @lru_cache(maxsize=4)
@@ -37,7 +52,7 @@ def stream_indices(num_examples: int, *, seed: int, step: int, batch_size: int) 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def gather_documents(split: Split, documents: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def gather_documents(split: Documents, documents: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [B, length] int32 of the documents [B], cut or padded with 0 on the right, and their mask."""
     begins = split.offsets[documents]
     lengths = np.minimum(split.offsets[documents + 1] - begins, length)

@@ -1,12 +1,15 @@
-"""The optimizer: Adam with decoupled decay under a schedule, all optax."""
+"""Adam with decoupled decay under a schedule, all optax: the optimizer of classification, and translation's parts."""
 
 import jax.numpy as jnp
 import optax
 
 from lra_tasks.settings import OptimSettings
+from lra_tasks.translation_settings import TranslationOptimSettings
+
+Settings = OptimSettings | TranslationOptimSettings
 
 
-def make_schedule(settings: OptimSettings, num_steps: int) -> optax.Schedule:
+def make_schedule(settings: Settings, num_steps: int) -> optax.Schedule:
     """Learning rate by the number of updates already made (the first update uses schedule(0)).
 
     Linear from `initial_learning_rate` to the peak over `warmup_steps`, then, with t updates made and W the warm-up:
@@ -26,17 +29,28 @@ def make_schedule(settings: OptimSettings, num_steps: int) -> optax.Schedule:
         "cosine_cycle": lambda: optax.cosine_decay_schedule(peak, num_steps),
         "linear": lambda: optax.linear_schedule(peak, 0.0, remaining),
     }[settings.schedule]()
-    start = optax.linear_schedule(settings.initial_learning_rate, peak, max(warmup, 1))
+    return warm_up(settings, after)
+
+
+def warm_up(settings: Settings, after: optax.Schedule) -> optax.Schedule:
+    """Linear from `initial_learning_rate` to the peak over `warmup_steps`, then `after`, which counts from there."""
+    warmup = settings.warmup_steps
+    start = optax.linear_schedule(settings.initial_learning_rate, settings.learning_rate, max(warmup, 1))
     return optax.join_schedules([start, after], [warmup])
 
 
 def make_optimizer(settings: OptimSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """p <- p - lr (m^ / (sqrt(v^) + eps) + decay p), on every parameter; clipped to `clip_norm` first, if it is set."""
-    adam = optax.adamw(
+    """Adam, and clipping to the global norm `clip_norm` before it, if that is set."""
+    adam = make_adam(settings, schedule)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam) if settings.clip_norm else adam
+
+
+def make_adam(settings: Settings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """p <- p - lr (m^ / (sqrt(v^) + eps) + decay p), on every parameter."""
+    return optax.adamw(
         schedule,
         b1=settings.beta1,
         b2=settings.beta2,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
     )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam) if settings.clip_norm else adam

@@ -16,7 +16,7 @@ from typing import Any
 
 from lra_tasks.downloads import fetch
 from lra_tasks.errors import UserError
-from lra_tasks.folders import new_folder, only_writer, remove_leftovers, require_room
+from lra_tasks.folders import new_folder, preparing, require_room
 from lra_tasks.store import (
     StoreMissing,
     check_splits,
@@ -33,6 +33,8 @@ from lra_tasks.task import Progress, Request, Split, Task, ignore_progress
 
 SOURCE = "source.json"  # lies beside the records, so that they say where they come from without the store
 RECORD_OVERHEAD = 100  # bytes an example, rounded up
+FROM_FILES = ("official files", "parallel files")
+"""Kinds of a source that a folder of files was read for."""
 Report = Callable[[str], None]
 
 
@@ -110,22 +112,13 @@ def prepare_task(
         fetch=partial(fetch, folder=data_dir / "downloads", progress=progress),
         options=options,
     )
-    try:
-        with only_writer(data_dir):
-            for path in (*records_paths(data_dir, task).values(), store_path(data_dir, task)):
-                for name in remove_leftovers(path.parent):
-                    report(f"removed {path.parent / name}, left by a run that was killed")
-            if not rebuild:
-                with contextlib.suppress(StoreMissing):
-                    return verify(task, data_dir, request)
-            build(task, data_dir, request, rebuild)
-            return Prepared(read_store(data_dir, task), read_manifest(data_dir, task), was_ready=False)
-    except BrokenPipeError:  # nobody reads our report any more: not the data folder's fault
-        raise
-    except OSError as error:
-        where = error.filename or data_dir
-        fault = error.strerror or f"{error}; is the disk full?"  # NumPy's short write has no error code
-        raise UserError(f"cannot prepare {task.name} in {data_dir}: {fault} ({where})") from error
+    finals = [*records_paths(data_dir, task).values(), store_path(data_dir, task)]
+    with preparing(task.name, data_dir, finals, report):
+        if not rebuild:
+            with contextlib.suppress(StoreMissing):
+                return verify(task, data_dir, request)
+        build(task, data_dir, request, rebuild)
+        return Prepared(read_store(data_dir, task), read_manifest(data_dir, task), was_ready=False)
 
 
 def require_options(task: Task, raw_dir: Path | None, options: frozenset[str]) -> None:
@@ -149,7 +142,7 @@ def verify(task: Task, data_dir: Path, request: Request) -> Prepared:
     missing = sorted(request.options - splits.keys())
     if missing:
         raise UserError(f"{task.name} is prepared without its split {missing[0]}; --rebuild makes it, too")
-    require_source(task, manifest["source"], request.raw_dir)
+    require_source(task.name, manifest["source"], request.raw_dir, task.raw_checksums)
     if all(path.exists() for path in records_paths(data_dir, task).values()):
         for number, (path, entry) in enumerate(manifest["records"].items()):
             request.progress("verify records", number, len(manifest["records"]))
@@ -157,18 +150,23 @@ def verify(task: Task, data_dir: Path, request: Request) -> Prepared:
     return Prepared(splits, manifest, was_ready=True)
 
 
-def require_source(task: Task, source: dict[str, Any], raw_dir: Path | None) -> None:
-    """Raises UserError when official files are asked for and the prepared data was not made from just these files."""
+def require_source(
+    name: str, source: dict[str, Any], raw_dir: Path | None, find_checksums: Callable[[Path], dict[str, str]]
+) -> None:
+    """Raises UserError when files are given and the prepared task `name` was not made from just these.
+
+    `find_checksums` gives the sha256 of each file that would be read in `raw_dir`.
+    """
     if raw_dir is None:
         return
     recorded = source.get("sha256")
-    if not isinstance(recorded, dict) or source.get("kind") != "official files":
+    if not isinstance(recorded, dict) or source.get("kind") not in FROM_FILES:
         kind = source.get("kind")
-        raise UserError(f"{task.name} is prepared from the {kind}; --rebuild replaces it by the files of {raw_dir}")
-    found = task.raw_checksums(raw_dir)
-    for name in {**recorded, **found}:
-        if found.get(name) != recorded.get(name):
-            raise UserError(f"{task.name} is prepared from another {name} than {raw_dir / name}; --rebuild replaces it")
+        raise UserError(f"{name} is prepared from the {kind}; --rebuild replaces it by the files of {raw_dir}")
+    found = find_checksums(raw_dir)
+    for file in {**recorded, **found}:
+        if found.get(file) != recorded.get(file):
+            raise UserError(f"{name} is prepared from another {file} than {raw_dir / file}; --rebuild replaces it")
 
 
 def build(task: Task, data_dir: Path, request: Request, rebuild: bool) -> None:
@@ -222,7 +220,7 @@ def store_from_records(task: Task, data_dir: Path, request: Request) -> None:
         source = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         raise UserError(f"{path} is missing or damaged; prepare {task.name} again with --rebuild") from None
-    require_source(task, source, request.raw_dir)
+    require_source(task.name, source, request.raw_dir, task.raw_checksums)
     splits = dataset.read_records(folders, task, request.work_dir, request.progress)
     records: dict[str, Any] = {}
     for folder in folders.values():

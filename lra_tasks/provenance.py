@@ -17,6 +17,8 @@ LIBRARIES = {
     "optax": "optax",
     "orbax": "orbax-checkpoint",
     "numpy": "numpy",
+    "sentencepiece": "sentencepiece",
+    "sacrebleu": "sacrebleu",
 }
 
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 
 from lra_tasks.errors import UserError
 from lra_tasks.folders import new_folder
-from lra_tasks.task import Split, Task
+from lra_tasks.task import Named, Split, Task
 
 __all__ = [
     "Split", "StoreDamaged", "StoreMissing", "check_split", "damaged", "data_checksum", "describe_files",
-    "fill_store", "name_arrays", "read_manifest", "read_store", "store_path", "verify_file", "write_store",
+    "fill_store", "load_array", "missing", "name_arrays", "open_manifest", "read_manifest", "read_store",
+    "store_path", "verify_file", "write_store",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -37,7 +38,7 @@ class StoreDamaged(UserError):
     """The store is there and must not be read; the message names the file and what is wrong."""
 
 
-def store_path(data_dir: str | Path, task: Task) -> Path:
+def store_path(data_dir: str | Path, task: Named) -> Path:
     """The folder of a task's store."""
     return Path(data_dir) / "store" / task.name
 
@@ -112,10 +113,10 @@ def declared_count(task: Task, name: str, source: dict[str, Any]) -> int | None:
     return None if declared is None else declared - len(source.get("left_out", {}).get(name, ()))
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(packages: Iterable[str] = ("numpy", "tensorflow-datasets", "array-record")) -> dict[str, str]:
     """Versions of what writes the records and the store."""
     versions = {"python": platform.python_version()}
-    for package in ("numpy", "tensorflow-datasets", "array-record"):
+    for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
@@ -135,14 +136,7 @@ def read_store(data_dir: str | Path, task: Task) -> dict[str, Split]:
     manifest = read_manifest(data_dir, task)
 
     def read(name: str) -> np.ndarray:
-        file = f"{name}.npy"
-        verify_file(folder / file, manifest["files"].get(file), task)
-        try:
-            mapped = np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise damaged(folder / file, f"is not an array ({error})", task) from None
-        # A plain array over the map: slices of np.memmap itself cost ten times as much.
-        return mapped.view(np.ndarray)
+        return load_array(folder / f"{name}.npy", manifest, task)
 
     if task.paired:
         tokens, offsets = read("documents_tokens"), read("documents_offsets")
@@ -161,34 +155,49 @@ def read_store(data_dir: str | Path, task: Task) -> dict[str, Split]:
     return splits
 
 
+def load_array(path: Path, manifest: dict[str, Any], task: Named) -> np.ndarray:
+    """An array of a store as a memory map, verified against the manifest. Raises StoreDamaged."""
+    verify_file(path, manifest["files"].get(path.name), task)
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise damaged(path, f"is not an array ({error})", task) from None
+    # A plain array over the map: slices of np.memmap itself cost ten times as much.
+    return mapped.view(np.ndarray)
+
+
 def read_manifest(data_dir: str | Path, task: Task) -> dict[str, Any]:
     """The manifest of a prepared task, checked against the task. Raises StoreMissing or StoreDamaged."""
     folder = store_path(data_dir, task)
     if not folder.exists():
-        raw = " --raw_dir DIR" if task.source_kind == "raw" else ""
-        command = f"python -m lra_tasks.prepare {task.name} --data_dir {data_dir}{raw}"
-        raise StoreMissing(f"{task.name} is not prepared in {data_dir}; run: {command}")
-    path = folder / MANIFEST
+        raise missing(data_dir, task, needs_files=task.source_kind == "raw")
+    tables = ("splits", "files", "source", "records")
+    manifest = open_manifest(folder / MANIFEST, {"format": FORMAT, **declared_facts(task)}, tables, task)
+    wanted = {name: declared_count(task, name, manifest["source"]) for name in {**task.splits, **manifest["splits"]}}
+    if manifest["splits"] != wanted:
+        raise damaged(folder / MANIFEST, f"says splits {manifest['splits']!r}, the task declares {wanted!r}", task)
+    return manifest
+
+
+def open_manifest(path: Path, facts: dict[str, Any], tables: Iterable[str], task: Named) -> dict[str, Any]:
+    """A manifest that repeats the `facts` and has the `tables`. Raises StoreDamaged."""
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
         raise damaged(path, "is missing", task) from None
     except (OSError, ValueError) as error:
         raise damaged(path, f"cannot be read ({error})", task) from None
-    for key, value in {"format": FORMAT, **declared_facts(task)}.items():
+    for key, value in facts.items():
         found = manifest.get(key) if isinstance(manifest, dict) else None
         if found != value:
             raise damaged(path, f"says {key} {found!r}, the task declares {value!r}", task)
-    for key in ("splits", "files", "source", "records"):
+    for key in tables:
         if not isinstance(manifest.get(key), dict):
             raise damaged(path, f"has no table {key!r}", task)
-    wanted = {name: declared_count(task, name, manifest["source"]) for name in {**task.splits, **manifest["splits"]}}
-    if manifest["splits"] != wanted:
-        raise damaged(path, f"says splits {manifest['splits']!r}, the task declares {wanted!r}", task)
     return manifest
 
 
-def verify_file(path: Path, entry: dict | None, task: Task) -> None:
+def verify_file(path: Path, entry: dict | None, task: Named) -> None:
     """Raises StoreDamaged unless the size and sha256 of a file are as its manifest entry says."""
     if not isinstance(entry, dict):
         raise damaged(path, "is not in the manifest", task)
@@ -206,7 +215,14 @@ def verify_file(path: Path, entry: dict | None, task: Task) -> None:
         raise damaged(path, "does not have the checksum of the manifest", task)
 
 
-def damaged(path: Path, fault: str, task: Task) -> StoreDamaged:
+def missing(data_dir: str | Path, task: Named, *, needs_files: bool) -> StoreMissing:
+    """The error for a task without a store, with the command that makes it."""
+    raw = " --raw_dir DIR" if needs_files else ""
+    command = f"python -m lra_tasks.prepare {task.name} --data_dir {data_dir}{raw}"
+    return StoreMissing(f"{task.name} is not prepared in {data_dir}; run: {command}")
+
+
+def damaged(path: Path, fault: str, task: Named) -> StoreDamaged:
     """The error for a file that is not as it was written."""
     return StoreDamaged(f"{path} {fault}; the prepared {task.name} is not used, prepare it again with --rebuild")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,15 @@ Progress = Callable[[str, int, int], None]
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
     """A progress callback that shows nothing."""
+
+
+class Named(Protocol):
+    """A task of any kind, as far as a folder and a message need it."""
+
+    @property
+    def name(self) -> str:
+        """The name in flags, folders and records."""
+        ...
 
 
 class Batch(NamedTuple):

@@ -2,13 +2,17 @@
 
 import contextlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.errors import UserError
 from lra_tasks.settings import Experiment, check_task, differences, resolve
+from lra_tasks.translation_settings import TranslationExperiment, is_translation, resolve_translation
 from lra_tasks.typed_json import write_text
 
 USAGE = """Train a model on a task, evaluate it on the whole test split and write its record.
@@ -16,6 +20,7 @@ USAGE = """Train a model on a task, evaluate it on the whole test split and writ
   python -m lra_tasks.train --config configs/listops_luna16.py --workdir runs/listops_luna16
   python -m lra_tasks.train --config configs/listops_luna16.py:cpu --workdir runs/small
   python -m lra_tasks.train --config configs/listops_luna16.py --workdir runs/seed1 --config.train.seed=1
+  python -m lra_tasks.train --config configs/multi30k_deen_luna16.py:cpu --workdir runs/translation
 
 The same command again goes on where the run stopped. configs/base.py explains every key. In the work directory:
 config.json (resolved), metrics.jsonl, checkpoints/{last,best}, and at the end record.json.
@@ -25,7 +30,7 @@ Exit codes: 0 finished, 2 a mistake to mend, 75 stopped by a signal with everyth
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
 
-CONFIG = "config.json"
+CONFIG, SUBWORDS = "config.json", "subwords.model"
 
 _CONFIG = cli.config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; made if it is missing", required=True)
@@ -34,29 +39,28 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a config asks to be trained."""
+
+    experiment: Experiment | TranslationExperiment
+    prepare: Callable[[], Callable[[Path], None]]
+    """Checks the model and reads the data; gives the function that trains in a work directory."""
+
+
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
-    from lra_tasks.registry import get_task
-
-    overridden = cli.overridden_keys()
-    experiment = resolve(_CONFIG.value.to_dict(), overridden)
-    task = get_task(experiment.data.task)
-    check_task(experiment, task, overridden)
+    config, overridden = _CONFIG.value.to_dict(), cli.overridden_keys()
+    make_job = make_translation_job if is_translation(config) else make_classification_job
+    job = make_job(config, overridden)
     workdir = Path(_WORKDIR.value)
     is_new = not (workdir / CONFIG).exists()
-    open_workdir(workdir, experiment)
+    open_workdir(workdir, job.experiment)
     if (workdir / "record.json").exists():
         print(f"{workdir} is finished; its record is {workdir / 'record.json'}")
         return 0
-
-    from lra_tasks.console import Console
-    from lra_tasks.model import build_model
-    from lra_tasks.preparation import ensure_prepared
-
     try:
-        build_model(experiment, task)  # so that what its attention cannot be is said before anything is prepared
-        with Console() as console:
-            prepared = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
+        train = job.prepare()
     except UserError:
         if is_new:  # a run that never began claims no work directory
             (workdir / CONFIG).unlink()
@@ -64,13 +68,10 @@ def main(_argv: list[str]) -> int:
                 workdir.rmdir()
         raise
 
-    from lra_tasks.finishing import write_run_record
-    from lra_tasks.splits import choose_splits
-    from lra_tasks.training import Stopped, train
+    from lra_tasks.loop import Stopped
 
-    splits = choose_splits(prepared, experiment.data.validation)
     try:
-        train(experiment, task, splits, workdir, lambda run: print_scores(write_run_record(run, workdir), workdir))
+        train(workdir)
     except Stopped as stopped:
         cli.say(str(stopped))
         return EXIT_STOPPED
@@ -84,7 +85,68 @@ def main(_argv: list[str]) -> int:
     return 0
 
 
-def open_workdir(workdir: Path, experiment: Experiment) -> None:
+def make_classification_job(config: dict[str, Any], overridden: list[str]) -> Job:
+    """A classifier on a task of Long Range Arena."""
+    from lra_tasks.registry import get_task
+
+    experiment = resolve(config, overridden)
+    task = get_task(experiment.data.task)
+    check_task(experiment, task, overridden)
+
+    def prepare() -> Callable[[Path], None]:
+        from lra_tasks.console import Console
+        from lra_tasks.model import build_model
+        from lra_tasks.preparation import ensure_prepared
+
+        build_model(experiment, task)  # so that what its attention cannot be is said before anything is prepared
+        with Console() as console:
+            prepared = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
+
+        from lra_tasks.finishing import write_run_record
+        from lra_tasks.splits import choose_splits
+        from lra_tasks.training import train
+
+        splits = choose_splits(prepared, experiment.data.validation)
+        return lambda workdir: train(
+            experiment, task, splits, workdir, lambda run: print_scores(write_run_record(run, workdir), workdir)
+        )
+
+    return Job(experiment, prepare)
+
+
+def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
+    """An encoder-decoder on a translation task."""
+    from lra_tasks.translation import get_translation
+
+    experiment = resolve_translation(config, overridden)
+    task = get_translation(experiment.data.task)
+
+    def prepare() -> Callable[[Path], None]:
+        from lra_tasks.translation_data import read_translation
+        from lra_tasks.translation_model import build_translation_model
+
+        build_translation_model(experiment, task.vocab_size, task.max_length)
+        prepared = read_translation(_DATA_DIR.value, task)
+
+        from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
+        from lra_tasks.translation_training import train_translation
+
+        def train(workdir: Path) -> None:
+            prepared.subwords.save(workdir / SUBWORDS)  # so that translating needs no data folder
+            train_translation(
+                experiment,
+                task,
+                prepared,
+                workdir,
+                lambda run: print_translation_scores(write_translation_run(run, workdir), workdir),
+            )
+
+        return train
+
+    return Job(experiment, prepare)
+
+
+def open_workdir(workdir: Path, experiment: Experiment | TranslationExperiment) -> None:
     """Makes the work directory and its config.json, or refuses one that holds another config."""
     path, config = workdir / CONFIG, experiment.as_dict()
     try:

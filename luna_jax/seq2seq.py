@@ -92,7 +92,12 @@ class Seq2Seq(nnx.Module):
         return self._score(x)
 
     def encode(
-        self, source: ContextTokens, source_mask: ContextMask, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+        self,
+        source: ContextTokens,
+        source_mask: ContextMask,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
     ) -> Encoded:
         """The encoder's pair (x, p) with its masks."""
         return self.encoder(source, source_mask, deterministic=deterministic, rngs=rngs)
