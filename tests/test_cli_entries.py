@@ -6,7 +6,7 @@ import sys
 import pytest
 from tiny_runs import ROOT, assert_one_line_error, run
 
-ENTRIES = ("train", "evaluate", "prepare", "results", "benchmark")
+ENTRIES = ("train", "evaluate", "translate", "prepare", "results", "benchmark")
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "tensorflow", "luna_jax", "numba", "PIL"}
 CONFIG = ["--config", "configs/listops_luna16.py:cpu"]
 TEXT = ["--config", "configs/text_luna16.py:cpu"]

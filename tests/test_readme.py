@@ -16,6 +16,8 @@ from flax import nnx
 from configs import rows
 from lra_tasks import results
 from lra_tasks.collection import collect
+from lra_tasks.efficiency import INFERENCE, TRAIN, read_benchmark
+from lra_tasks.efficiency_numbers import CHUNKED, UNFUSED
 from lra_tasks.model import build_model
 from lra_tasks.published import read_published
 from lra_tasks.registry import get_task
@@ -52,6 +54,47 @@ def test_the_layer_example_runs_learns_and_honours_its_mask():
     graphdef, params = nnx.split(block)
     gradients = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p)(x, x_mask))))(params)
     assert jnp.any(gradients["p"][...] != 0)
+
+
+def test_the_causal_example_runs_and_its_pieces_are_the_whole():
+    names: dict = {}
+    exec(blocks(section("Causal Luna"), "python")[0], names)
+    assert names["y"].shape == names["x"].shape
+    pieces = jnp.concatenate([names["first"], names["rest"]], axis=1)
+    assert jnp.abs(pieces - names["y"]).max() < 1e-5
+    assert names["state"].count.tolist() == [1000, 1000]
+
+
+SPEED_ROWS = {
+    "Luna-16": "luna16", "Luna-128": "luna128", "Luna-256": "luna256", "linear kernel": "linear",
+    "softmax, unfused": UNFUSED, "softmax, fused (in chunks)": CHUNKED,
+}  # fmt: skip
+
+
+def test_the_speeds_are_those_of_the_benchmark():
+    """Seconds of every cell that was run, and how many times faster Luna-16 is, from the committed JSON."""
+    benchmark = read_benchmark(ROOT / "results" / "benchmarks" / "efficiency-cpu.json")
+    medians = {(cell.row, cell.mode, cell.dropout, cell.length): cell.median for cell in benchmark.cells if cell.median}
+    lines = [line.split("|")[1:-1] for line in section("Speed").splitlines() if line.startswith("|")]
+    (_, *lengths), table = [[cell.strip() for cell in lines[0]], {line[0].strip(): line[1:] for line in lines[2:]}]
+    lengths = [int(length.replace(",", "")) for length in lengths[:-1]]
+    for title, row in SPEED_ROWS.items():
+        for length, cell in zip(lengths, table[title], strict=False):
+            seconds = medians.get((row, TRAIN, 0.3, length))
+            if seconds is not None:
+                assert cell.strip() == (f"{seconds:.2f}" if seconds < 10 else f"{seconds:.1f}"), (title, length)
+    modes = {
+        "Luna-16 is faster than unfused, fused": (TRAIN, 0.3),
+        "the same without dropout": (TRAIN, 0.0),
+        "the same, inference": (INFERENCE, 0.0),
+    }
+    for title, mode in modes.items():
+        for length, cell in zip(lengths, table[title], strict=False):
+            own = medians[("luna16", *mode, length)]
+            others = [medians.get((row, *mode, length)) for row in (UNFUSED, CHUNKED)]
+            times = [None if other is None else other / own for other in others]
+            shown = ["–" if ratio is None else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" for ratio in times]
+            assert cell.strip() == ("" if shown == ["–", "–"] else ", ".join(shown)), (title, length)
 
 
 def test_your_own_mechanism_conforms(tmp_path):
