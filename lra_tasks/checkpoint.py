@@ -90,6 +90,15 @@ class Checkpoints:
         """Steps of all whole checkpoints of a kind, rising."""
         return sorted(self._manager(kind).all_steps()) if (self._root / kind).is_dir() else []
 
+    def delete_after(self, kind: str, step: int) -> None:
+        """Deletes what a killed attempt saved behind `step`, where the next one takes up: it will save it again.
+
+        Of a kind of which the newest few stay, a later one that was there already would drive out an earlier one.
+        """
+        for later in self.list_steps(kind):
+            if later > step:
+                self._manager(kind).delete(later)
+
     def save(self, kind: str, step: int, tree: Any, notes: dict[str, Any]) -> None:
         """Starts to write a checkpoint and returns; a step that is there already is left as it is.
 

@@ -8,6 +8,7 @@ from absl import flags
 from lra_tasks import cli
 from lra_tasks.errors import UserError
 from lra_tasks.settings import Experiment, resolve, sequence_length
+from lra_tasks.translation_settings import is_translation
 
 USAGE = """Evaluate a trained model on a whole split, or let it answer texts of your own.
 
@@ -55,11 +56,18 @@ def read_experiment(workdir: Path) -> Experiment:
     """The resolved config of a run."""
     path = workdir / "config.json"
     try:
-        return resolve(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        experiment = None if is_translation(config) else resolve(config)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; --workdir must be the folder of a run of lra_tasks.train") from None
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be read ({error}); train again in another --workdir") from None
+    if experiment is None:
+        raise UserError(
+            f"{workdir} is of a translation run; its BLEU on every test set is in {workdir / 'record.json'}, your own "
+            f"text translates: python -m lra_tasks.translate --workdir {workdir} < input.txt"
+        )
+    return experiment
 
 
 def restore_params(experiment, task, workdir: Path):

@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,7 +72,10 @@ class Clock:
 
 @dataclass
 class Run:
-    """A run as the loop sees it. What is trained says how, by overriding the methods."""
+    """A run as the loop sees it. What is trained says how, by overriding the methods.
+
+    A train step gives at least the numbers MEANS and NEWEST; more are means over the logging interval, too.
+    """
 
     name: str
     """Of the row, in front of every line."""
@@ -83,7 +87,7 @@ class Run:
     """Jitted; (state, batch) -> (state, numbers)."""
     clock: Clock
     best_score: float
-    """Of the validations so far; -1 before the first."""
+    """Of the validations so far, see `read_best_score`."""
 
     def __post_init__(self):
         self.compiled: dict[Any, Any] = {}
@@ -147,6 +151,36 @@ class StopFlag:
         signal.signal(number, signal.SIG_DFL)
 
 
+def restore_or_init(
+    init: Callable[[], State], checkpoints: Checkpoints, complete: Callable[[State], State] = lambda state: state
+) -> tuple[State, Clock]:
+    """The state to go on from: the newest checkpoint, or step 0, which `complete` may add to, with what data say."""
+    if checkpoints.latest_step("last") is None:
+        # Committed to the device as restored arrays are: with both kinds the eval step would be compiled twice.
+        return jax.device_put(complete(jax.jit(init)()), jax.devices()[0]), Clock()
+    _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
+    return state, Clock.from_notes(notes)
+
+
+def read_best_score(checkpoints: Checkpoints, name: str) -> float:
+    """The validation score that `best` was kept for, by its name in the notes; -1 where there is none yet."""
+    return -1.0 if checkpoints.latest_step("best") is None else checkpoints.read_notes("best")[1][name]
+
+
+def run_to_the_end(run: Run, finish: Callable[[Any], None]) -> None:
+    """All steps that are left; then calls `finish` with the run.
+
+    Raises Stopped after SIGTERM or SIGINT, with everything saved, and UserError with the step where a number is not
+    finite; the last good checkpoint is kept.
+    """
+    if start := int(run.state["step"]):
+        run.log.say(f"resumed at step {start}")
+    with StopFlag() as stop:
+        run_steps(run, stop)
+    run.checkpoints.wait()
+    finish(run)
+
+
 def run_steps(run: Run, stop: StopFlag) -> None:
     """The loop: launch a step, then look at the numbers of the one before; the device never waits for Python."""
     settings = run.settings
@@ -188,8 +222,10 @@ def require_finite(name: str, value: float, step: int) -> None:
         )
 
 
+MEANS = ("loss", "accuracy", "gradient_norm")
+"""Numbers of a log line that are means over the interval; a run may have more of them."""
 NEWEST = ("parameter_norm", "learning_rate")
-"""Numbers of a log line that are the last step's; the others are means over the interval."""
+"""Numbers of a log line that are the last step's."""
 
 
 class Interval:
@@ -228,7 +264,7 @@ class Interval:
     def _write(self, step: int) -> None:
         self.pause()
         self.go_on()
-        names = [name for name in self._numbers[-1] if name not in NEWEST]
+        names = (*MEANS, *sorted(self._numbers[-1].keys() - {*MEANS, *NEWEST}))
         numbers = {name: float(np.mean([one[name] for one in self._numbers])) for name in names}
         numbers |= {name: self._numbers[-1][name] for name in NEWEST}
         numbers["steps_per_second"] = len(self._numbers) / self._seconds

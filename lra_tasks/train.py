@@ -22,15 +22,16 @@ USAGE = """Train a model on a task, evaluate it on the whole test split and writ
   python -m lra_tasks.train --config configs/listops_luna16.py --workdir runs/seed1 --config.train.seed=1
   python -m lra_tasks.train --config configs/multi30k_deen_luna16.py:cpu --workdir runs/translation
 
-The same command again goes on where the run stopped. configs/base.py explains every key. In the work directory:
-config.json (resolved), metrics.jsonl, checkpoints/{last,best}, and at the end record.json.
+The same command again goes on where the run stopped. configs/base.py explains every key, configs/base_translation.py
+those of translation. In the work directory: config.json (resolved), metrics.jsonl, checkpoints/{last,best}, of a
+translation also subwords.model and checkpoints/snapshots, and at the end record.json.
 
 Exit codes: 0 finished, 2 a mistake to mend, 75 stopped by a signal with everything saved (run it again to go on)."""
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
 
-CONFIG, SUBWORDS = "config.json", "subwords.model"
+CONFIG = "config.json"
 
 _CONFIG = cli.config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; made if it is missing", required=True)
@@ -131,17 +132,13 @@ def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
         from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
         from lra_tasks.translation_training import train_translation
 
-        def train(workdir: Path) -> None:
-            prepared.subwords.save(workdir / SUBWORDS)  # so that translating needs no data folder
-            train_translation(
-                experiment,
-                task,
-                prepared,
-                workdir,
-                lambda run: print_translation_scores(write_translation_run(run, workdir), workdir),
-            )
-
-        return train
+        return lambda workdir: train_translation(
+            experiment,
+            task,
+            prepared,
+            workdir,
+            lambda run: print_translation_scores(write_translation_run(run, workdir), workdir),
+        )
 
     return Job(experiment, prepare)
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lra_tasks.calibration import make_calibrate, make_settle
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.evaluation import Evaluation, evaluate_split
 from lra_tasks.loader import batch_at
-from lra_tasks.loop import Clock, Run, StopFlag, require_finite, run_steps
+from lra_tasks.loop import Run, read_best_score, require_finite, restore_or_init, run_to_the_end
 from lra_tasks.model import Model, Params, build_model
 from lra_tasks.runlog import RunLog
 from lra_tasks.settings import Experiment, sequence_length
@@ -75,16 +73,18 @@ def train(
     workdir: Path,
     finish: Callable[[ClassifierRun], None],
 ) -> None:
-    """Trains from the newest checkpoint, or from the start, to the last step; then calls `finish` with the run.
+    """Trains from the newest checkpoint, or from the start, to the last step, as `run_to_the_end` says."""
+    model = build_model(experiment, task)
 
-    Raises Stopped after SIGTERM or SIGINT, with everything saved, and UserError with the step where a number is not
-    finite; the last good checkpoint is kept.
-    """
+    def calibrate(state: State) -> State:
+        if experiment.model.feature_norm == "calibrated":
+            state["params"] = make_calibrate(experiment, task, model, splits["train"])(state["params"])
+        return state
+
     with Checkpoints(workdir, clean=True) as checkpoints:
-        state, model, clock = restore_or_init(experiment, task, splits, checkpoints)
+        state, clock = restore_or_init(make_init(experiment, model), checkpoints, calibrate)
         start, num_steps = int(state["step"]), experiment.train.num_steps
         title = f"{experiment.row} seed {experiment.train.seed}"
-        best = checkpoints.latest_step("best")
         with RunLog(workdir, start_step=start, num_steps=num_steps, title=title) as log:
             run = ClassifierRun(
                 name=experiment.row,
@@ -94,7 +94,7 @@ def train(
                 state=state,
                 train_step=make_train_step(experiment, model),
                 clock=clock,
-                best_score=-1.0 if best is None else checkpoints.read_notes("best")[1]["validation_accuracy"],
+                best_score=read_best_score(checkpoints, "validation_accuracy"),
                 experiment=experiment,
                 task=task,
                 splits=splits,
@@ -102,25 +102,4 @@ def train(
                 eval_step=make_eval_step(model),
                 settle_params=make_settle(experiment, task, model, splits["train"]),
             )
-            if start:
-                log.say(f"resumed at step {start}")
-            with StopFlag() as stop:
-                run_steps(run, stop)
-            checkpoints.wait()
-            finish(run)
-
-
-def restore_or_init(
-    experiment: Experiment, task: Task, splits: dict[str, Split], checkpoints: Checkpoints
-) -> tuple[State, Model, Clock]:
-    """The state to go on from: the newest checkpoint, or step 0 from the seed and, for a calibration, the data."""
-    model = build_model(experiment, task)
-    init = make_init(experiment, model)
-    if checkpoints.latest_step("last") is None:
-        state = jax.jit(init)()
-        if experiment.model.feature_norm == "calibrated":
-            state["params"] = make_calibrate(experiment, task, model, splits["train"])(state["params"])
-        # Committed to the device as restored arrays are: with both kinds the eval step would be compiled twice.
-        return jax.device_put(state, jax.devices()[0]), model, Clock()
-    _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
-    return state, model, Clock.from_notes(notes)
+            run_to_the_end(run, finish)

@@ -34,24 +34,23 @@ def main(_argv: list[str]) -> int:
     """Returns the exit code."""
     workdir = Path(_WORKDIR.value)
     experiment = read_experiment(workdir)
+    decode = choose_decoding(experiment.decode)
     lines = read_input()
 
+    from lra_tasks.subwords import Subwords
     from lra_tasks.translation import get_translation
+    from lra_tasks.translation_data import MODEL
 
     task = get_translation(experiment.data.task)
-    subwords = read_subwords(workdir)
+    subwords = Subwords.load(workdir / MODEL)
     sentences = encode_lines(lines, subwords, task.max_length)
-    translations = translate_sentences(experiment, task, workdir, subwords, sentences)
-    text = "".join(f"{translation}\n" for translation in translations)
-    if _OUTPUT.value is None:
-        sys.stdout.write(text)
-        return 0
-    from lra_tasks.typed_json import write_text
 
-    try:
-        write_text(Path(_OUTPUT.value), text)
-    except OSError as error:
-        raise UserError(f"--output {_OUTPUT.value} cannot be written ({error.strerror or error})") from None
+    from lra_tasks.translation_decoding import Translator
+    from lra_tasks.translation_model import build_translation_model
+
+    model = build_translation_model(experiment, subwords.size, task.max_length)
+    params = restore_params(experiment, model, workdir, subwords)
+    write_output(translate_sentences(Translator(model, subwords, decode), params, sentences))
     return 0
 
 
@@ -71,6 +70,24 @@ def read_experiment(workdir: Path) -> Any:
         raise UserError(f"{path} cannot be used ({error})") from None
 
 
+def choose_decoding(decode: Any) -> Any:
+    """The run's way to search, with what the flags change. UserError for a penalty that nothing would read."""
+    import dataclasses
+
+    from lra_tasks.translation_settings import NEUTRAL_PENALTY
+
+    beam_size, penalty = _BEAM_SIZE.value, _LENGTH_PENALTY.value
+    if beam_size is None:
+        beam_size = decode.beam_size
+    if penalty is None:
+        penalty = decode.length_penalty if beam_size > 1 else NEUTRAL_PENALTY
+    elif beam_size == 1:
+        raise UserError(
+            "--length_penalty has no effect on a single hypothesis; leave it out or take a wider --beam_size"
+        )
+    return dataclasses.replace(decode, beam_size=beam_size, length_penalty=penalty)
+
+
 def read_input() -> list[str]:
     """The lines to translate. UserError for a file that cannot be read, and for a line that is not UTF-8."""
     from lra_tasks.parallel_text import read_lines, split_lines
@@ -80,23 +97,6 @@ def read_input() -> list[str]:
     if sys.stdin.isatty():
         cli.say("reading lines from the terminal; end with Ctrl-D")
     return split_lines(sys.stdin.buffer.read(), "standard input")
-
-
-def read_subwords(workdir: Path) -> Any:
-    """The vocabulary of the run, which must be the one that its model was trained with."""
-    from lra_tasks.subwords import Subwords
-
-    path = workdir / "subwords.model"
-    subwords = Subwords.load(path)
-    record = workdir / "record.json"
-    if record.exists():
-        trained = json.loads(record.read_text(encoding="utf-8")).get("vocab_checksum")
-        if trained != subwords.checksum:
-            raise UserError(
-                f"{path} is the vocabulary of another model (sha256 {subwords.checksum[:12]}, the run had "
-                f"{str(trained)[:12]}); put the run's own file back"
-            )
-    return subwords
 
 
 def encode_lines(lines: list[str], subwords: Any, max_length: int) -> list[list[int]]:
@@ -110,47 +110,55 @@ def encode_lines(lines: list[str], subwords: Any, max_length: int) -> list[list[
     return sentences
 
 
-def translate_sentences(
-    experiment: Any, task: Any, workdir: Path, subwords: Any, sentences: list[list[int]]
-) -> list[str]:
-    """Translations of all lines, in order."""
-    import dataclasses
+def restore_params(experiment: Any, model: Any, workdir: Path, subwords: Any) -> Any:
+    """The parameters of the chosen checkpoint, which must be of this vocabulary."""
+    import jax
 
-    from lra_tasks.translation_decoding import Translator
-    from lra_tasks.translation_model import build_translation_model
+    from lra_tasks.checkpoint import Checkpoints
+    from lra_tasks.translation_data import MODEL
+    from lra_tasks.translation_steps import make_translation_init
+    from lra_tasks.translation_training import SNAPSHOTS, average_snapshots, require_vocabulary
 
-    model = build_translation_model(experiment, subwords.size, task.max_length)
-    params = restore_params(experiment, model, workdir)
-    decode = experiment.decode
-    if _BEAM_SIZE.value is not None:
-        decode = dataclasses.replace(decode, beam_size=_BEAM_SIZE.value)
-    if _LENGTH_PENALTY.value is not None:
-        decode = dataclasses.replace(decode, length_penalty=_LENGTH_PENALTY.value)
+    kind = {"averaged": SNAPSHOTS}.get(_CHECKPOINT.value, _CHECKPOINT.value)
+    with Checkpoints(workdir) as checkpoints:
+        _, notes = checkpoints.read_notes(kind)
+        require_vocabulary(notes, subwords, workdir, f"bring back its own {workdir / MODEL}")
+        if kind == SNAPSHOTS:
+            return average_snapshots(model, checkpoints)[1]
+        if kind == "best":
+            return checkpoints.restore(kind, model.abstract)[1]
+        return checkpoints.restore(kind, jax.eval_shape(make_translation_init(experiment, model)))[1]["params"]
+
+
+def translate_sentences(translator: Any, params: Any, sentences: list[list[int]]) -> list[str]:
+    """Translations of all lines, in order; what has no ids stays empty."""
+    from lra_tasks.console import Console
+
     wanted = [number for number, ids in enumerate(sentences) if ids]
     texts = [""] * len(sentences)
-    found = Translator(model, subwords, decode).translate(params, [sentences[number] for number in wanted])
+    with Console() as console:
+        found = translator.translate(
+            params,
+            [sentences[number] for number in wanted],
+            report=lambda done: console.progress("translate", done, len(wanted)),
+        )
     for number, text in zip(wanted, found, strict=True):
         texts[number] = text
     return texts
 
 
-def restore_params(experiment: Any, model: Any, workdir: Path) -> Any:
-    """The parameters of the chosen checkpoint."""
-    import jax
+def write_output(texts: list[str]) -> None:
+    """A line a translation, in UTF-8 whatever the locale. UserError for a file that cannot be written."""
+    from lra_tasks.typed_json import write_bytes
 
-    from lra_tasks.checkpoint import Checkpoints
-    from lra_tasks.translation_steps import make_translation_init
-    from lra_tasks.translation_training import SNAPSHOTS, average_snapshots
-
-    with Checkpoints(workdir) as checkpoints:
-        if _CHECKPOINT.value == "averaged":
-            if not checkpoints.list_steps(SNAPSHOTS):
-                raise UserError(f"{workdir} has no snapshots to average; take --checkpoint best or last")
-            return average_snapshots(model, checkpoints)[1]
-        if _CHECKPOINT.value == "best":
-            return checkpoints.restore("best", model.abstract)[1]
-        init = make_translation_init(experiment, model)
-        return checkpoints.restore("last", jax.eval_shape(init))[1]["params"]
+    content = "".join(f"{text}\n" for text in texts).encode("utf-8")
+    if _OUTPUT.value is None:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        write_bytes(Path(_OUTPUT.value), content)
+    except OSError as error:
+        raise UserError(f"--output {_OUTPUT.value} cannot be written ({error.strerror or error})") from None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ class Bleu:
 
 
 class Translator:
-    """A model with a vocabulary and a way to search. It compiles once for each shape of a batch."""
+    """A model with a vocabulary and a way to search. It compiles once for each shape of a batch.
+
+    A translation of M source subwords has at most length_factor M + length_offset, and never more than the model takes.
+    """
 
     def __init__(self, model: TranslationModel, subwords: Subwords, decode: DecodeSettings):
         self.model, self.subwords, self.decode = model, subwords, decode
@@ -39,12 +42,12 @@ class Translator:
     def translate(
         self,
         params: Any,
-        sentences: Sequence[Sequence[int]],
+        sentences: Sequence[Any],
         *,
         greedy: bool = False,
         report: Callable[[int], None] = lambda done: None,
     ) -> list[str]:
-        """Translations of encoded sentences, each with its end token, in their order."""
+        """Translations of encoded sentences, each with its end token, in their order; `report` is told how many."""
         texts: list[str] = [""] * len(sentences)
         done = 0
         budget = self.decode.max_tokens if greedy else max(1, self.decode.max_tokens // self.decode.beam_size)

@@ -38,16 +38,17 @@ class TranslationModel:
     abstract: Params
     """Shapes and dtypes of the parameters; nothing is allocated."""
 
+    def is_stacked(self, path: Any) -> bool:
+        """Whether a parameter, by its key path, holds a tensor for each layer."""
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        attention = self.config.encoder.layer.attention
+        own_packs = isinstance(attention, LunaConfig) and not attention.contextual_pack
+        return "layers" in names or (own_packs and names[-1] in ("pack", "decoder_pack"))
+
     @property
     def num_parameters(self) -> int:
         """Trained numbers in the model."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract))
-
-
-def is_stacked(path: Any) -> bool:
-    """Whether a parameter, by its key path, holds a tensor for each layer."""
-    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-    return "layers" in names or names[-1] == "decoder_pack"
 
 
 def seq2seq_config(experiment: TranslationExperiment, vocab_size: int, max_length: int) -> Seq2SeqConfig:

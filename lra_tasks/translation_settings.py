@@ -12,7 +12,7 @@ from typing import Any
 
 from lra_tasks.errors import UserError
 from lra_tasks.mechanisms import LunaSettings, SoftmaxSettings, check_choice, check_range
-from lra_tasks.settings import DTYPES
+from lra_tasks.settings import DTYPES, READ_BY_ONE_MODE
 from lra_tasks.typed_json import build
 
 KIND = "translation"
@@ -29,6 +29,9 @@ NEUTRAL = {
 }
 """Where a switch of the optimizer must stand if another one leaves it without effect: at its value in the base config,
 so that equal runs have equal configs, and what somebody set is never ignored."""
+
+NEUTRAL_PENALTY = 1.0
+"""Where decode.length_penalty must stand for the same reason, if there is but one hypothesis."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,13 @@ class DecodeSettings:
 
     def __post_init__(self):
         check_range("decode", {"beam_size": self.beam_size, "max_tokens": self.max_tokens}, 1)
-        check_range("decode", {"length_factor": self.length_factor, "length_offset": self.length_offset}, 0)
+        keys = ("length_penalty", "length_factor", "length_offset")
+        check_range("decode", {key: getattr(self, key) for key in keys}, 0)
+        if self.beam_size == 1 and self.length_penalty != NEUTRAL_PENALTY:
+            raise UserError(
+                f"decode.length_penalty={self.length_penalty} has no effect with decode.beam_size=1, which is greedy; "
+                f"set it to {NEUTRAL_PENALTY}, or take a wider beam"
+            )
         if self.length_factor == 0 and self.length_offset == 0:
             raise UserError(
                 "decode.length_factor and decode.length_offset are both 0: no translation could have a token"
@@ -222,9 +231,15 @@ def is_translation(config: dict[str, Any]) -> bool:
 
 
 def resolve_translation(config: dict[str, Any], overridden: Iterable[str] = ()) -> TranslationExperiment:
-    """A config, fresh or read back from config.json. A section that is not in use must not be set by hand."""
+    """A config, fresh or read back from config.json.
+
+    `overridden` are the dotted keys that the user set by hand: one that has no effect raises UserError, for it would be
+    accepted and ignored.
+    """
+    if not is_translation(config) or not isinstance(config.get("model"), dict):
+        raise UserError(f"a translation config is an object with kind={KIND!r} and the section model; take one of ours")
     config = dict(config)
-    attention = config.get("model", {}).get("attention")
+    attention = config["model"].get("attention")
     sections = {"luna": ("luna", "causal"), "softmax": ("softmax",)}
     for name, owned in sections.items():
         if name == attention:
@@ -233,4 +248,10 @@ def resolve_translation(config: dict[str, Any], overridden: Iterable[str] = ()) 
             if key.split(".")[0] in owned and attention in sections:
                 raise UserError(f"{key} has no effect with model.attention={attention!r}; leave it out or change it")
         config |= dict.fromkeys(owned)
-    return build(TranslationExperiment, config)
+    experiment = build(TranslationExperiment, config)
+    mode, needed = READ_BY_ONE_MODE["softmax.chunk_size"]
+    if "softmax.chunk_size" in overridden and getattr(experiment.softmax, mode) != needed:
+        raise UserError(
+            f"softmax.chunk_size is read with softmax.{mode}={needed!r} alone; leave it out or set that, too"
+        )
+    return experiment

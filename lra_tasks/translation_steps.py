@@ -9,7 +9,7 @@ import optax
 
 from lra_tasks.steps import DROPOUT_STREAM, State
 from lra_tasks.translation_batches import PairedSentences
-from lra_tasks.translation_model import TranslationModel, is_stacked
+from lra_tasks.translation_model import TranslationModel
 from lra_tasks.translation_optim import make_translation_optimizer, make_translation_schedule
 from lra_tasks.translation_settings import TranslationExperiment
 
@@ -31,21 +31,21 @@ def score_tokens(scores: jax.Array, batch: PairedSentences, smoothing: float) ->
     nll = -jnp.take_along_axis(logs, batch.target_out[..., None], axis=-1)[..., 0]
     loss = (1.0 - smoothing) * nll - smoothing * jnp.mean(logs, axis=-1)
     right = jnp.argmax(scores, axis=-1) == batch.target_out
-    real = batch.target_mask
-    return TokenSums(
-        *(jnp.sum(jnp.where(real, value, 0)) for value in (loss, nll, right.astype(jnp.int32))), real.sum()
-    )
+    loss, nll, right = (jnp.where(batch.target_mask, value, 0).sum() for value in (loss, nll, right))
+    return TokenSums(loss, nll, right, batch.target_mask.sum())
 
 
-def make_optimizer(experiment: TranslationExperiment) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(
+    experiment: TranslationExperiment, model: TranslationModel
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its schedule."""
     schedule = make_translation_schedule(experiment.optim, experiment.train.num_steps)
-    return make_translation_optimizer(experiment.optim, schedule, is_stacked), schedule
+    return make_translation_optimizer(experiment.optim, schedule, model.is_stacked), schedule
 
 
 def make_translation_init(experiment: TranslationExperiment, model: TranslationModel) -> Callable[[], State]:
     """A function that makes the state of step 0 from the seed alone."""
-    optimizer, _ = make_optimizer(experiment)
+    optimizer, _ = make_optimizer(experiment, model)
 
     def init() -> State:
         params = model.init(jax.random.key(experiment.train.seed))
@@ -59,9 +59,11 @@ def make_translation_train_step(
 ) -> Callable[[State, PairedSentences], tuple[State, dict[str, jax.Array]]]:
     """(state, batch) -> (state, numbers). Loss and gradient are means over the real target tokens of the batch.
 
-    The old state is donated. Dropout of step t draws from the run's key with t folded in.
+    Numbers: "loss" (smoothed) and "nll" (not), nats a token, "accuracy" of tokens, "target_tokens" of the batch,
+    "gradient_norm", "parameter_norm" of the new parameters, "learning_rate". The old state is donated. Dropout of step
+    t draws from the run's key with t folded in.
     """
-    optimizer, schedule = make_optimizer(experiment)
+    optimizer, schedule = make_optimizer(experiment, model)
     smoothing = experiment.train.label_smoothing
 
     def train_step(state: State, batch: PairedSentences):

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 
 from lra_tasks.checkpoint import Checkpoints
-from lra_tasks.loop import Clock, Run, StopFlag, require_finite, run_steps
+from lra_tasks.errors import UserError
+from lra_tasks.loop import Run, read_best_score, require_finite, restore_or_init, run_to_the_end
 from lra_tasks.runlog import RunLog
+from lra_tasks.subwords import Subwords
 from lra_tasks.translation import VALIDATION, TranslationTask
 from lra_tasks.translation_batches import BatchPlan, plan_batches, scoring_batches, training_batch
-from lra_tasks.translation_data import ParallelSplit, PreparedTranslation
+from lra_tasks.translation_data import MODEL, ParallelSplit, PreparedTranslation
 from lra_tasks.translation_decoding import Bleu, Translator, list_sources, measure_bleu
 from lra_tasks.translation_model import TranslationModel, build_translation_model
 from lra_tasks.translation_settings import TranslationExperiment
@@ -21,6 +23,8 @@ from lra_tasks.translation_steps import make_scoring_step, make_translation_init
 
 SNAPSHOTS = "snapshots"
 """The kind of checkpoint that is averaged at the end."""
+VOCABULARY = "vocab_checksum"
+"""The note of every checkpoint that says of which subword model its embeddings are."""
 
 
 @dataclass
@@ -39,11 +43,20 @@ class TranslationRun(Run):
         return training_batch(self.prepared.splits["train"], self.plan, seed=self.experiment.train.seed, step=step)
 
     def list_actions(self) -> list[tuple[int, Any]]:
-        return [*super().list_actions(), (self.experiment.train.average_every_steps, self.save_snapshot)]
+        # before the checkpoint to resume from: a run killed between the two must not resume behind a lost snapshot
+        return [(self.experiment.train.average_every_steps, self.save_snapshot), *super().list_actions()]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What every checkpoint notes."""
+        return {VOCABULARY: self.prepared.subwords.checksum}
+
+    def save(self, step: int) -> None:
+        self.checkpoints.save("last", step, self.state, self.clock.as_notes() | self.origin)
 
     def save_snapshot(self, step: int) -> None:
         """Keeps the parameters alone, the newest `num_averaged` times."""
-        self.checkpoints.save(SNAPSHOTS, step, self.state["params"], {})
+        self.checkpoints.save(SNAPSHOTS, step, self.state["params"], self.origin)
 
     def validate(self, step: int) -> None:
         loss = self.measure_loss(self.state["params"])
@@ -55,7 +68,7 @@ class TranslationRun(Run):
             f"{self.name} step {step}  validation loss {loss:.3f}  BLEU {bleu:.2f}"
             + ("  best so far" if improved else "")
         )
-        self.keep_best(step, bleu, {"validation_bleu": bleu, "validation_loss": loss})
+        self.keep_best(step, bleu, {"validation_bleu": bleu, "validation_loss": loss} | self.origin)
 
     def measure_loss(self, params: Any) -> float:
         """Mean cross-entropy of a target subword of the validation split, nats, without smoothing."""
@@ -84,18 +97,23 @@ def train_translation(
     workdir: Path,
     finish: Callable[[TranslationRun], None],
 ) -> None:
-    """Trains from the newest checkpoint, or from the start, to the last step; then calls `finish` with the run.
+    """Trains from the newest checkpoint, or from the start, to the last step, as `lra_tasks.loop.run_to_the_end` says.
 
-    Raises Stopped after SIGTERM or SIGINT, with everything saved, and UserError with the step where a number is not
-    finite; the last good checkpoint is kept.
+    The work directory gets a copy of the vocabulary, so that translating needs no data folder; UserError where it holds
+    checkpoints of another one.
     """
     plan = plan_batches(prepared.splits["train"], max_tokens=experiment.data.max_tokens)
     model = build_translation_model(experiment, prepared.subwords.size, task.max_length)
     kept = {SNAPSHOTS: experiment.train.num_averaged}
     with Checkpoints(workdir, clean=True, kept=kept) as checkpoints:
-        state, clock = restore_or_init(experiment, model, checkpoints)
+        for kind in ("last", "best", SNAPSHOTS):
+            if checkpoints.latest_step(kind) is not None:
+                remedy = f"bring back the {task.name} that it was trained on, or take another --workdir"
+                require_vocabulary(checkpoints.read_notes(kind)[1], prepared.subwords, workdir, remedy)
+        prepared.subwords.save(workdir / MODEL)
+        state, clock = restore_or_init(make_translation_init(experiment, model), checkpoints)
         start = int(state["step"])
-        best = checkpoints.latest_step("best")
+        checkpoints.delete_after(SNAPSHOTS, start)
         title = f"{experiment.row} seed {experiment.train.seed}"
         with RunLog(workdir, start_step=start, num_steps=experiment.train.num_steps, title=title) as log:
             run = TranslationRun(
@@ -106,7 +124,7 @@ def train_translation(
                 state=state,
                 train_step=make_translation_train_step(experiment, model),
                 clock=clock,
-                best_score=-1.0 if best is None else checkpoints.read_notes("best")[1]["validation_bleu"],
+                best_score=read_best_score(checkpoints, "validation_bleu"),
                 experiment=experiment,
                 task=task,
                 prepared=prepared,
@@ -115,27 +133,21 @@ def train_translation(
                 translator=Translator(model, prepared.subwords, experiment.decode),
                 scoring_step=make_scoring_step(experiment, model),
             )
-            if start:
-                log.say(f"resumed at step {start}")
-            with StopFlag() as stop:
-                run_steps(run, stop)
-            checkpoints.wait()
-            finish(run)
+            run_to_the_end(run, finish)
 
 
-def restore_or_init(
-    experiment: TranslationExperiment, model: TranslationModel, checkpoints: Checkpoints
-) -> tuple[Any, Clock]:
-    """The state to go on from: the newest checkpoint, or step 0 from the seed."""
-    init = make_translation_init(experiment, model)
-    if checkpoints.latest_step("last") is None:
-        return jax.device_put(jax.jit(init)(), jax.devices()[0]), Clock()
-    _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
-    return state, Clock.from_notes(notes)
+def require_vocabulary(notes: dict[str, Any], subwords: Subwords, workdir: Path, remedy: str) -> None:
+    """Raises UserError unless a checkpoint, by its notes, was trained with these subwords."""
+    trained = str(notes.get(VOCABULARY))
+    if trained != subwords.checksum:
+        raise UserError(
+            f"the vocabulary is of another model: its sha256 begins {subwords.checksum[:12]}, {workdir} was trained "
+            f"with {trained[:12]}; {remedy}"
+        )
 
 
 def average_snapshots(model: TranslationModel, checkpoints: Checkpoints) -> tuple[tuple[int, ...], Any]:
-    """(steps, mean of the parameters) of the snapshots that were kept; the mean is taken in float64."""
+    """(steps, mean of the parameters) of the snapshots that were kept, one at least; the mean is taken in float64."""
     steps = checkpoints.list_steps(SNAPSHOTS)
     total: Any = None
     for step in steps:
