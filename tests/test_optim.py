@@ -1,9 +1,7 @@
 """The optimizer: schedules against the recorded ones, one update against NumPy, clipping."""
 
-import json
 import math
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 from models import precise
+from oracles.recorded import CLIPPING, read_schedule
 from tiny_runs import make_config
 from tolerances import assert_close
 
 from lra_tasks.optim import make_optimizer, make_schedule
 from lra_tasks.settings import SCHEDULES, resolve
 
-RECORDED = json.loads((Path(__file__).parent / "golden" / "schedules_and_clipping.json").read_text())
 FLOAT32 = 2e-6
 """A few roundings to 2^-24, relative to the largest number on the way, which is the peak of a schedule."""
 
@@ -25,12 +23,6 @@ FLOAT32 = 2e-6
 def make_settings(**changes):
     """Optimizer settings with the given values changed."""
     return resolve(make_config(**{f"optim__{key}": value for key, value in changes.items()})).optim
-
-
-def recorded_schedule(start):
-    """The recorded values of the schedule whose title starts so: [(updates made, learning rate)]."""
-    (values,) = [values for title, values in RECORDED["schedules"].items() if title.startswith(start)]
-    return [(int(count), rate) for count, rate in values.items()]
 
 
 SETTINGS = {
@@ -49,7 +41,7 @@ def test_schedule_as_recorded(title, dtype):
     changes, num_steps = SETTINGS[title]
     with precise(dtype):
         schedule = make_schedule(make_settings(**changes), num_steps)
-        for count, expected in recorded_schedule(title):
+        for count, expected in read_schedule(title):
             actual = schedule(jnp.asarray(count))
             assert actual.dtype == dtype
             # 1e-20: the last value of a decay is what rounding leaves of zero
@@ -137,11 +129,10 @@ def sgd_direction(clip_norm, gradients):
 
 def test_clipping_as_recorded():
     """The global norm, as fairseq clips; its 1e-6 in the denominator is below float32 here."""
-    clip = RECORDED["clip"]
-    gradients = {str(place): jnp.asarray(leaf, jnp.float32) for place, leaf in enumerate(clip["input"])}
-    np.testing.assert_allclose(optax.tree.norm(gradients), clip["total"]["returned"], rtol=FLOAT32)
-    clipped = sgd_direction(clip["max_norm"], gradients)
-    for place, expected in enumerate(clip["total"]["grads"]):
+    gradients = {str(place): jnp.asarray(leaf, jnp.float32) for place, leaf in enumerate(CLIPPING["input"])}
+    np.testing.assert_allclose(optax.tree.norm(gradients), CLIPPING["total"]["returned"], rtol=FLOAT32)
+    clipped = sgd_direction(CLIPPING["max_norm"], gradients)
+    for place, expected in enumerate(CLIPPING["total"]["grads"]):
         np.testing.assert_allclose(clipped[str(place)], np.array(expected), rtol=FLOAT32)
 
 

@@ -1,10 +1,14 @@
 """The recorded arrays of the authors' modules (see golden/README.md), and their weights in the oracles' form."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+SCHEDULES_AND_CLIPPING = json.loads((GOLDEN / "schedules_and_clipping.json").read_text())
+CLIPPING = SCHEDULES_AND_CLIPPING["clip"]
+"""max_norm, input (arrays as lists), and for the modes total and each: returned (a norm), grads (clipped arrays)."""
 # tokens of the recorded models: 0..3 special, pad 1, </s> 2; the last row of the embedding is <CLS>
 PAD, CLS = 1, 18
 ATTENTION_NAMES = {
@@ -26,6 +30,13 @@ def read_case(name):
         return {
             key: np.asarray(arrays[key], np.float64) if arrays[key].dtype.kind == "f" else arrays[key] for key in arrays
         }
+
+
+def read_schedule(start):
+    """The recorded values of the schedule whose title starts so: [(updates made, learning rate)]."""
+    schedules = SCHEDULES_AND_CLIPPING["schedules"]
+    (values,) = [values for title, values in schedules.items() if title.startswith(start)]
+    return [(int(count), rate) for count, rate in values.items()]
 
 
 def get_weights(case, prefix="w."):
