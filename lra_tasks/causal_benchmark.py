@@ -13,6 +13,7 @@ from flax import nnx
 from lra_tasks.benchmark_tasks import describe_machine
 from luna_jax.attention.causal_luna import CausalLunaAttention
 from luna_jax.attention.softmax import CausalSoftmaxAttention
+from luna_jax.causal import attend_causally, start_state
 from luna_jax.initializers import FAIRSEQ
 
 EMB_DIM, NUM_HEADS, PACK_LENGTH = 512, 8, 16
@@ -20,8 +21,12 @@ LENGTH = 4096
 LENGTHS = (4096, 16384, 65536)
 CHUNK_SIZES = (16, 32, 64, 128, 256)
 POSITIONS = (10, 1_000, 10_000, 100_000)
+LONGEST_CACHE = 10_000
+"""Of a cache, which a CPU reads whole for every token: at 100,000 positions the rounds take minutes."""
 STEPS = 200
 """Decoded tokens of one timing."""
+Compiled = tuple[Callable[[], Any], int]
+"""A call that runs, and its temporary bytes."""
 
 
 def show_causal(rounds: int) -> None:
@@ -30,20 +35,21 @@ def show_causal(rounds: int) -> None:
         f"causal Luna attention alone, {NUM_HEADS} heads of {EMB_DIM // NUM_HEADS}, L = {PACK_LENGTH}, batch 1, float32"
     )
     print(describe_machine())
-    compare_forms(rounds)
+    compare_forms("without projections", compile_mixing, rounds)
+    compare_forms("with its six projections", compile_step, rounds)
     compare_lengths()
     compare_positions(rounds)
 
 
-def compare_forms(rounds: int) -> None:
+def compare_forms(title: str, compile_form: Callable[[Any, int], Compiled], rounds: int) -> None:
     """Forward and backward at N = 4,096: every position's state against chunks, in rounds that take turns."""
     calls, memory = {}, {}
     for chunk_size in (None, *CHUNK_SIZES):
-        calls[chunk_size], memory[chunk_size] = compile_step(chunk_size, LENGTH)
+        calls[chunk_size], memory[chunk_size] = compile_form(chunk_size, LENGTH)
     seconds = time_in_rounds(list(calls.values()), rounds)
     times = dict(zip(calls, seconds, strict=True))
     reference, most = median(times[None]), memory[None]
-    print(f"\nforward and backward, N = {LENGTH:,}; {rounds} rounds")
+    print(f"\nforward and backward {title}, N = {LENGTH:,}; {rounds} rounds")
     print(f"{'form':>24}{'seconds':>10}{'min':>8}{'max':>8}{'times faster':>14}{'MiB':>9}{'share':>8}")
     for chunk_size, spent in times.items():
         name = "every position's state" if chunk_size is None else f"chunks of {chunk_size}"
@@ -67,16 +73,30 @@ def compare_positions(rounds: int) -> None:
     print(f"\ndecoding, time of a token in microseconds (median of {rounds} rounds of {STEPS} tokens, min to max)")
     print(f"{'t':>24}{'Luna':>10}{'':>16}{'softmax':>10}{'with a cache':>16}")
     luna = [make_decoding(True, position) for position in POSITIONS]
-    softmax = [make_decoding(False, position) for position in POSITIONS]
+    softmax = [make_decoding(False, position) for position in POSITIONS if position <= LONGEST_CACHE]
     seconds = time_in_rounds([*luna, *softmax], rounds)
     micro = [[1e6 * value / STEPS for value in spent] for spent in seconds]
     for number, position in enumerate(POSITIONS):
-        own, other = micro[number], micro[len(POSITIONS) + number]
-        spread, others = (f"{min(times):.0f} to {max(times):.0f}" for times in (own, other))
-        print(f"{position:>24,}{median(own):>10.0f}{spread:>16}{median(other):>10.0f}{others:>16}")
+        shown = [micro[number], *micro[len(POSITIONS) + number :][:1]]
+        cells = [f"{median(times):>10.0f}{f'{min(times):.0f} to {max(times):.0f}':>16}" for times in shown]
+        print(f"{position:>24,}{''.join(cells)}")
 
 
-def compile_step(chunk_size: int | str | None, length: int) -> tuple[Callable[[], Any], int]:
+def compile_mixing(chunk_size: int | None, length: int) -> Compiled:
+    """The same of what is between the projections: `luna_jax.causal.attend_causally`."""
+    head_dim = EMB_DIM // NUM_HEADS
+    keys = jax.random.split(jax.random.key(0), 5)
+    heads = [jax.random.normal(key, (1, length, NUM_HEADS, head_dim)) * head_dim**-0.5 for key in keys[:4]]
+    pack_query = jax.random.normal(keys[4], (1, PACK_LENGTH, NUM_HEADS, head_dim))
+
+    def loss(pack_query, *heads):
+        return jnp.sum(jnp.sin(attend_causally(start_state(pack_query), *heads, chunk_size=chunk_size)[0]))
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4))).lower(pack_query, *heads).compile()
+    return partial(step, pack_query, *heads), step.memory_analysis().temp_size_in_bytes
+
+
+def compile_step(chunk_size: int | str | None, length: int) -> Compiled:
     """(a call of one forward and backward pass, its temporary bytes). "default": the module's own chunks."""
     options = {} if chunk_size == "default" else {"chunk_size": chunk_size}
     module = CausalLunaAttention(EMB_DIM, num_heads=NUM_HEADS, **options, rngs=nnx.Rngs(0))
