@@ -222,7 +222,17 @@ def test_git_commit_knows_the_commit_and_whether_the_code_differs(tmp_path: Path
 
 def test_versions_name_every_library():
     versions = provenance.library_versions()
-    assert list(versions) == ["python", "jax", "jaxlib", "flax", "optax", "orbax", "numpy"]
+    assert list(versions) == [
+        "python",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax",
+        "numpy",
+        "sentencepiece",
+        "sacrebleu",
+    ]
     assert versions["numpy"] == np.__version__
     assert None not in versions.values()
 
