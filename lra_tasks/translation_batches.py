@@ -195,21 +195,27 @@ def measure_padding(split: ParallelSplit, plan: BatchPlan) -> float:
 
 
 def source_batches(
-    sentences: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int = 128
+    sentences: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int = 128, bounds: Sequence[int] = ()
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(source [B, M], its mask, numbers [B] of the sentences, -1 for rows that fill up), few shapes, longest last.
 
-    The rows of a bucket are spread evenly over its batches, so that few of them only fill up.
+    The rows of a bucket are spread evenly over its batches, so that few of them only fill up. With `bounds`, rising
+    lengths of which the last holds every sentence, buckets have these and as many rows as fit, so that other sentences
+    come in the same shapes; batches are then in the order of their lengths.
     """
     if not len(sentences):
         return
     lengths = np.array([len(sentence) for sentence in sentences])
-    bounds = choose_lengths(lengths)
-    which = np.searchsorted(bounds, lengths)
-    for at, bound in enumerate(bounds.tolist()):
+    lengths_of_buckets = np.array(bounds) if len(bounds) else choose_lengths(lengths)
+    which = np.searchsorted(lengths_of_buckets, lengths)
+    for at, bound in enumerate(lengths_of_buckets.tolist()):
         members = np.flatnonzero(which == at)
-        num_batches = -(-len(members) // max(1, min(max_rows, max_tokens // bound)))
-        rows = -(-len(members) // num_batches)
+        rows = max(1, min(max_rows, max_tokens // bound))
+        num_batches = -(-len(members) // rows)
+        if len(bounds):
+            members = members[np.argsort(lengths[members], kind="stable")]
+        elif num_batches:
+            rows = -(-len(members) // num_batches)
         for number in range(num_batches):
             numbers = take_rows(members, number, rows)
             tokens = np.full((rows, bound), PADDING, np.int32)

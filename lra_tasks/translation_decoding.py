@@ -29,6 +29,13 @@ class Bleu:
     """[E, 10] integers, see `lra_tasks.bleu.STATISTICS`."""
 
 
+SHORTEST_BOUND = 16
+"""Corpora are decoded in buckets of this length, twice it, and so on up to the longest sentence that a model takes:
+compiling a beam search takes longer than searching a thousand sentences, so all splits of a task share their shapes."""
+CORPUS = 128
+"""Fewer sentences are in shapes of their own, which pad less."""
+
+
 class Translator:
     """A model with a vocabulary and a way to search. It compiles once for each shape of a batch.
 
@@ -51,7 +58,8 @@ class Translator:
         texts: list[str] = [""] * len(sentences)
         done = 0
         budget = self.decode.max_tokens if greedy else max(1, self.decode.max_tokens // self.decode.beam_size)
-        for source, mask, numbers in source_batches(sentences, max_tokens=budget):
+        bounds = self.list_bounds() if len(sentences) >= CORPUS else ()
+        for source, mask, numbers in source_batches(sentences, max_tokens=budget, bounds=bounds):
             limit = min(self.most_tokens(source.shape[1]), self.model.config.encoder.max_length)
             tokens, lengths = self._search(params, source, mask, max_length=limit, greedy=greedy)
             for number, ids, length in zip(numbers, np.asarray(tokens), np.asarray(lengths), strict=True):
@@ -60,6 +68,13 @@ class Translator:
                     done += 1
             report(done)
         return texts
+
+    def list_bounds(self) -> list[int]:
+        """The lengths of the buckets of a corpus."""
+        longest, bounds = self.model.config.encoder.max_length, [SHORTEST_BOUND]
+        while bounds[-1] < longest:
+            bounds.append(2 * bounds[-1])
+        return [*bounds[:-1], longest]
 
     def most_tokens(self, source_length: int) -> int:
         """The limit on the tokens of a translation, the end token among them."""

@@ -66,6 +66,20 @@ def test_translations_come_in_the_order_of_the_sentences():
     assert len(done) > 6
 
 
+def test_corpora_share_their_shapes():
+    """Other sentences of other lengths compile nothing anew; a handful has shapes of its own."""
+    translator = make_translator(beam_size=1, length_penalty=1.0, max_tokens=256)
+    for seed in (0, 1):
+        lengths = np.random.default_rng(seed).integers(2, 30 + seed, 150 + 45 * seed).tolist()
+        sentences, texts = make_sentences(lengths, seed)
+        assert translator.translate(jnp.float32(20.0), sentences) == texts
+        assert translator._search._cache_size() == 2  # up to 16, up to 32
+    assert translator.translate(jnp.float32(20.0), sentences[:3]) == texts[:3]
+    assert translator._search._cache_size() > 2
+    assert translator.list_bounds() == [16, 32, 64]
+    assert [make_translator(longest).list_bounds() for longest in (16, 10, 40)] == [[16], [10], [16, 32, 40]]
+
+
 def test_nothing_to_translate():
     assert make_translator().translate(jnp.float32(20.0), []) == []
 
