@@ -107,7 +107,8 @@ def find_files(task: TranslationTask, raw_dir: Path, split: str) -> tuple[Path, 
         found = [next((path for path in side if path.is_file()), None) for side in choices]
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
-        looked_for += [path.name for side in choices for path in side if not path.exists()]
+        for side, path in zip(choices, found, strict=True):
+            looked_for += [choice.name for choice in side if path is None]
     raise UserError(f"{raw_dir} lacks the {split} files of {task.name}; looked for {', '.join(looked_for)}")
 
 
@@ -127,9 +128,10 @@ def split_lines(content: bytes, name: str) -> list[str]:
     Only \n, or \r\n, ends a line: crawled sentences have U+0085 and U+2028 inside, which end one for `str.splitlines`,
     and a line more on one side shifts all pairs behind it.
     """
-    content = content.removeprefix(BYTE_ORDER_MARK).removesuffix(b"\n")
+    content = content.removeprefix(BYTE_ORDER_MARK)
+    rows = content.removesuffix(b"\n").split(b"\n") if content else ()
     lines = []
-    for number, row in enumerate(content.split(b"\n") if content else (), 1):
+    for number, row in enumerate(rows, 1):
         try:
             lines.append(row.rstrip(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:

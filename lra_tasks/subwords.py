@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,8 @@ class Subwords:
         return np.concatenate(parts), np.cumsum(np.concatenate(lengths))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids up to the first end of the sentence; padding is left out."""
-        kept = []
-        for number in map(int, ids):
-            if number == END:
-                break
-            if number != PADDING:
-                kept.append(number)
-        return self._processor.decode(kept)
+        """Text of ids up to the first end of the sentence; padding has none."""
+        return self._processor.decode(list(takewhile(lambda number: number != END, map(int, ids))))
 
     @property
     def size(self) -> int:
