@@ -133,8 +133,8 @@ def test_functions_and_files_keep_their_size():
 POD = ["launch/tpu_pod.sh", "--name", "pod", "--zone", "z", "--project", "p", "--type", "v5litepod-16"]
 POD += ["--config", "configs/text.py:luna16"]
 WORKER = """#!/bin/sh
-trap 'kill $!; echo saved >> ../saved; exit 75' TERM
-sleep 60 &
+trap 'kill $!; sleep 0.2; echo saved >> ../saved; exit 75' TERM
+sleep 60 > /dev/null 2>&1 &
 echo $JAX_PLATFORMS $1 $2 > ../ready
 wait
 """
@@ -201,12 +201,13 @@ def test_a_pod_trains_and_is_deleted(cloud):
 
 
 def test_a_preempted_pod_is_replaced_and_goes_on(cloud):
-    cloud.queue("states", "ACTIVE", "SUSPENDING", "PROVISIONING")  # and ACTIVE from then on
+    cloud.queue("states", "ACTIVE", "SUSPENDING", "SUSPENDED", "SUSPENDED", "PROVISIONING")  # and ACTIVE from then on
     cloud.queue("trains", 255, 75, 255, 0)  # taken away; stopped by a signal; the connection broke; done
     done = cloud.run(*SHARED, "--spot")
     assert done.returncode == 0
     trained = [step for step in steps(cloud) if step in ("create", "install", "train", "delete")]
-    assert trained == ["create", "install", "train", "delete", "create", "install", *["train"] * 3, "delete"]
+    first, second = ["create", "install", "train", "delete"], ["create", "delete"]
+    assert trained == [*first, *second, "create", "install", *["train"] * 3, "delete"]
 
 
 @pytest.mark.parametrize(
@@ -290,15 +291,14 @@ def test_what_the_workers_are_told_does_what_it_should(cloud):
     (cloud.folder / "luna-jax").mkdir()
     python.write_text(WORKER)
     python.chmod(0o755)
-    process = cloud.start("bash", "-c", f"cd {cloud.folder}; {train}")
+    session = f"cd {cloud.folder}; bash -c {shlex.quote(train)}; exit $?"  # as the ssh server, it reaps the run
+    process = cloud.start("bash", "-c", session)
     wait_for(lambda: (cloud.folder / "ready").exists() and (cloud.folder / "ready").read_text())
     assert (cloud.folder / "ready").read_text() == "tpu,cpu -m lra_tasks.train\n"
     stop = train[: train.index("; echo $$")]
-    stopping = cloud.start("bash", "-c", f"cd {cloud.folder}; {stop}")
-    process.communicate(timeout=10)  # and so its number is free, which is what the other waits for
-    stopping.communicate(timeout=10)
-    assert (process.returncode, stopping.returncode) == (75, 0)
+    assert cloud.run("bash", "-c", f"cd {cloud.folder}; {stop}").returncode == 0
     assert (cloud.folder / "saved").read_text() == "saved\n"
+    assert process.wait(10) == 75
     assert not (cloud.folder / "luna-run.pid").exists()
 
 
@@ -353,8 +353,9 @@ CONFIGS = "configs/text.py:luna16 configs/image.py:luna16:cpu"
 SRUN = """trap 'kill $!; exit 75' TERM
 code=$(next trains 0)
 [ "$code" = wait ] || exit "$code"
+sleep 60 > /dev/null 2>&1 &
 touch "$STUBS/ready"
-sleep 60 & wait
+wait
 """
 
 
@@ -434,9 +435,10 @@ PYTHON = """case "$1 $2" in
     trap 'echo "saved at step 3" >&2; exit 75' TERM
     [ -z "$DEAF" ] || trap '' TERM
     cores=$(grep Cpus_allowed_list /proc/self/status | cut -f2)
+    sleep "$SECONDS_A_RUN" &
     echo "start $6 $cores $CUDA_VISIBLE_DEVICES" >> "$STUBS/events"
-    sleep "$SECONDS_A_RUN" & wait
-    case $6 in *"$FAIL") echo "error: loss is nan" >&2; exit 1 ;; esac
+    wait
+    case $6 in *"$FAIL") [ -z "$WORDS" ] || echo "error: $WORDS" >&2; exit 1 ;; esac
     mkdir -p "$6"; touch "$6/record.json"; echo "end $6" >> "$STUBS/events" ;;
 esac
 """
@@ -449,7 +451,7 @@ def suite(tools):
     tools.work = tools.folder / "my suite"
     tools.command = [sys.executable, "launch/suite.py", "--python", str(tools.path / "python3"), "--workdir"]
     tools.command += [str(tools.work), "--tasks", "listops,text", "--rows", "luna16,performer", "--preset", "cpu"]
-    tools.environment |= {"SECONDS_A_RUN": "0.02", "FAIL": "nothing", "BAD_DATA": "", "DEAF": ""}
+    tools.environment |= {"SECONDS_A_RUN": "0.02", "FAIL": "nothing", "WORDS": "", "BAD_DATA": "", "DEAF": ""}
     return tools
 
 
@@ -502,13 +504,15 @@ def test_a_dry_run_of_a_suite_prints_its_commands(suite):
 
 
 def test_a_failed_run_stops_no_other_and_is_taken_up_again(suite):
-    done = suite.run(*suite.command, "--workers", "2", FAIL="text/luna16/cpu/seed0")
+    done = suite.run(*suite.command, "--workers", "2", FAIL="text/luna16/cpu/seed0", WORDS="loss is nan")
     assert done.returncode == 1
     assert f"failed: {ORDER[2]}: exit code 1: error: loss is nan" in done.err.splitlines()
     assert len(events(suite, "end")) == 3
+    silent = suite.run(*suite.command, FAIL="text/luna16/cpu/seed0")
+    assert f"failed: {ORDER[2]}: exit code 1: it said nothing" in silent.err.splitlines()
     again = suite.run(*suite.command)
     assert again.returncode == 0
-    assert [name for name, *_ in events(suite, "start")[4:]] == [ORDER[2]]
+    assert [name for name, *_ in events(suite, "start")[4:]] == [ORDER[2]] * 2
     assert again.err.count("finished before") == 3
 
 
@@ -520,9 +524,9 @@ def test_runs_without_data_fail_and_the_others_go_on(suite):
 
 
 def test_a_suite_ends_with_its_budget_and_goes_on_next_time(suite):
-    done = suite.run(*suite.command, "--workers", "2", "--hours", "0.0001", SECONDS_A_RUN="60")
+    done = suite.run(*suite.command, "--workers", "2", "--hours", "0.001", SECONDS_A_RUN="60")  # 3.6 s to start
     assert done.returncode == 75
-    assert "the budget of 0.0001 hours is used up" in done.err
+    assert "the budget of 0.001 hours is used up" in done.err
     assert f"stopped {ORDER[0]}: saved at step 3" in done.err
     assert done.err.splitlines()[-1] == "not all is finished: the same command goes on from here"
     assert len(events(suite, "start")) == 2

@@ -159,9 +159,9 @@ def test_dropout_keeps_the_expected_value_of_pack_and_of_unpack():
     @jit_quickly
     def run(key, x, p, x_mask):
         """(packed, unpacked from the packed of no dropout), dropped if there is a key."""
-        packed = apply(params, p, x, x_mask, method="pack")
-        unpacked = apply(params, x, packed, method="unpack", dropout_key=key)
-        return apply(params, p, x, x_mask, method="pack", dropout_key=key), unpacked
+        memory, _ = apply(params, p, x, x_mask, method="remember")
+        unpacked = apply(params, x, memory, method="recall", dropout_key=key)
+        return apply(params, p, x, x_mask, method="remember", dropout_key=key)[1], unpacked
 
     for draws, expected in zip(run(make_key(0), x, p, x_mask), run(None, x, p, x_mask), strict=True):
         draws = np.asarray(draws, np.float64)
