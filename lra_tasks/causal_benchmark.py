@@ -93,12 +93,12 @@ def compile_mixing(chunk_size: int | None, length: int) -> Compiled:
         return jnp.sum(jnp.sin(attend_causally(start_state(pack_query), *heads, chunk_size=chunk_size)[0]))
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4))).lower(pack_query, *heads).compile()
-    return partial(step, pack_query, *heads), step.memory_analysis().temp_size_in_bytes
+    return partial(step, pack_query, *heads), count_temporary_bytes(step)
 
 
 def compile_step(chunk_size: int | str | None, length: int) -> Compiled:
     """(a call of one forward and backward pass, its temporary bytes). "default": the module's own chunks."""
-    options = {} if chunk_size == "default" else {"chunk_size": chunk_size}
+    options: dict[str, Any] = {} if chunk_size == "default" else {"chunk_size": chunk_size}
     module = CausalLunaAttention(EMB_DIM, num_heads=NUM_HEADS, **options, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(module)
     x, p = (jax.random.normal(jax.random.key(seed), (1, n, EMB_DIM)) for seed, n in ((1, length), (2, PACK_LENGTH)))
@@ -107,17 +107,26 @@ def compile_step(chunk_size: int | str | None, length: int) -> Compiled:
         return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(x, p)[0]))
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(params, x, p).compile()
-    return partial(step, params, x, p), step.memory_analysis().temp_size_in_bytes
+    return partial(step, params, x, p), count_temporary_bytes(step)
+
+
+def count_temporary_bytes(step: jax.stages.Compiled) -> int:
+    """What a compiled step needs beside its arguments and results; a backend that cannot tell raises ValueError."""
+    memory = step.memory_analysis()
+    if memory is None:
+        raise ValueError(f"JAX's {jax.default_backend()} backend does not say what memory a step needs; take another")
+    return memory.temp_size_in_bytes
 
 
 def make_decoding(is_luna: bool, position: int) -> Callable[[], Any]:
     """A call that decodes STEPS tokens one by one, each input the output before it, behind `position` others."""
     types = {"dtype": jnp.float32, "param_dtype": jnp.float32, "initializers": FAIRSEQ, "rngs": nnx.Rngs(0)}
+    p: Any = None
     if is_luna:
         module: Any = CausalLunaAttention(EMB_DIM, num_heads=NUM_HEADS, **types)
         p = jax.random.normal(jax.random.key(2), (1, PACK_LENGTH, EMB_DIM))
     else:
-        module, p = CausalSoftmaxAttention(EMB_DIM, num_heads=NUM_HEADS, causal=True, **types), None
+        module = CausalSoftmaxAttention(EMB_DIM, num_heads=NUM_HEADS, causal=True, **types)
     graphdef, params = nnx.split(module)
     past = jax.random.normal(jax.random.key(1), (1, position, EMB_DIM))
 

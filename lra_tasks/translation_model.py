@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from lra_tasks.errors import UserError
 from lra_tasks.translation_settings import TranslationExperiment
 from luna_jax.attention.luna import LunaConfig
+from luna_jax.attention.registry import DecoderAttentionConfig
 from luna_jax.attention.softmax import SoftmaxConfig
 from luna_jax.decoder import DecoderState
 from luna_jax.encoder import EncoderConfig
@@ -55,7 +56,8 @@ def seq2seq_config(experiment: TranslationExperiment, vocab_size: int, max_lengt
     """The model library's configuration of an experiment."""
     model = experiment.model
     layer = LayerConfig(
-        attention=attention_config(experiment),
+        # both have all that it asks for; a type checker does not take a class's constant for a property
+        attention=cast(DecoderAttentionConfig, attention_config(experiment)),
         emb_dim=model.emb_dim,
         mlp_dim=model.mlp_dim,
         norm=model.norm,

@@ -173,7 +173,7 @@ def check_dropout(subject: Subject) -> str:
 def check_causality(subject: Subject) -> str:
     """causal=True is refused, or the future has no gradient, exactly zero, and another future changes nothing."""
     # a packed sequence that sees all positions cannot query the next layer of a causal stack
-    changes = {"contextual_pack": False} if subject.config.contextual_pack else {}
+    changes: dict[str, Any] = {"contextual_pack": False} if subject.config.contextual_pack else {}
     try:
         apply, params = subject.build(causal=True, **changes)
     except (ValueError, TypeError) as refusal:

@@ -76,11 +76,13 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, config: LayerConfig, *, has_context: bool, rngs: nnx.Rngs):
         types = {"dtype": config.dtype, "param_dtype": config.param_dtype, "initializers": config.initializers}
-        self.self_attention = config.attention.build_causal(config.emb_dim, **types, rngs=rngs)
+        attention = config.attention
+        assert isinstance(attention, DecoderAttentionConfig), "DecoderConfig takes no other"
+        self.self_attention = attention.build_causal(config.emb_dim, **types, rngs=rngs)
         self.self_attention_norm = make_norm(config, rngs)
-        self.has_context, self.packs = has_context, has_context and config.attention.pack_length > 0
+        self.has_context, self.packs = has_context, has_context and attention.pack_length > 0
         if has_context:
-            self.cross_attention = config.attention.build_cross(config.emb_dim, **types, rngs=rngs)
+            self.cross_attention = attention.build_cross(config.emb_dim, **types, rngs=rngs)
             self.cross_attention_norm = make_norm(config, rngs)
         if self.packs:
             self.pack_norm = make_norm(config, rngs)
@@ -134,6 +136,7 @@ class DecoderLayer(nnx.Module):
             query, given.context, given.context_mask, p_mask=given.p_mask, dropout_key=key
         )
         if self.packs:
+            assert p is not None, "a mechanism with a packed sequence is given one"
             p = p + dropout(packed, self.dropout_rate, next_key())
             p = p if self.norm == "pre" else self.pack_norm(p)
         return memory, query, p

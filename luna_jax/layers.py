@@ -73,7 +73,8 @@ class FeedForward(nnx.Module):
     """fc2(dropout(activation(fc1(x)))), [B, N, D] to [B, N, D] over width F."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
-        dense = partial(Dense, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
+        flattens = config.attention.split is None
+        dense = partial(Dense, flattens=flattens, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
         start, bias = config.initializers.dense, config.initializers.dense_bias
         emb_dim, mlp_dim = config.emb_dim, config.mlp_dim
         self.fc1 = dense(emb_dim, mlp_dim, kernel_init=start, bias_init=bias(emb_dim))
@@ -135,6 +136,7 @@ class EncoderLayer(nnx.Module):
         )
         x = x + dropout(y, self.dropout_rate, next_key())
         if self.updates_pack:
+            assert p is not None, "a mechanism that changes P is given one"
             p = p + dropout(packed, self.dropout_rate, next_key())
         if pre:
             y = self.feed_forward(self.feed_forward_norm(x), dropout_key=next_key())

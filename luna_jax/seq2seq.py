@@ -121,6 +121,8 @@ class Seq2Seq(nnx.Module):
         """What the decoder gets: the encoder's pair, or its own packs where layers do not hand theirs on."""
         p = encoded.p
         if hasattr(self, "decoder_pack"):
+            assert encoded.p is not None, "the encoder has a P where the decoder has"
+            assert encoded.p_mask is not None, "a P comes with its mask"
             layer = self.config.encoder.layer
             p = self.decoder_pack[...].astype(layer.dtype) * layer.emb_dim**0.5
             p = p + jnp.asarray(sinusoid_table(*p.shape[1:]), p.dtype)[None]
@@ -145,4 +147,6 @@ class Seq2Seq(nnx.Module):
             raise ValueError(f"{length} target positions exceed max_length={limit}; shorten, or build a longer model")
 
     def _score(self, x: Sequence) -> Float[Array, "B N V"]:
-        return score_tokens(x, self.encoder.embed)
+        embed = self.encoder.embed
+        assert isinstance(embed, nnx.Embed), "Seq2SeqConfig takes no other"
+        return score_tokens(x, embed)
