@@ -26,30 +26,34 @@ launch/gke_xpk.sh --workload NAME --cluster CLUSTER --type TYPE --config CONFIG 
   --slices N        TPU slices (1)
   --image IMAGE     base image with Python 3.12 and git (python:3.12)
   --restarts N      restarts after preemptions and stops (50)
+  --leave-changes   train the committed state although there are changes, which stay here
   --dry-run         print the commands and run nothing
 
-Environment: TRAIN_FLAGS (more flags of lra_tasks.train).
+Environment: TRAIN_FLAGS (more flags of lra_tasks.train), PYTHON (python3, which opens the config first, where it can).
+Exit codes: 0 submitted, 2 a mistake to mend; else that of git or xpk.
 END
 }
 
 WORKLOAD='' CLUSTER='' TYPE='' CONFIG='' STORAGE='' MOUNT='' ZONE='' PROJECT='' SLICES=1 IMAGE=python:3.12 RESTARTS=50
-DRY_RUN=''
+DRY_RUN='' LEAVE_CHANGES=''
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=yes ;;
-    --workload) value "$1" $#; WORKLOAD=$2; shift ;;
-    --cluster) value "$1" $#; CLUSTER=$2; shift ;;
-    --type) value "$1" $#; TYPE=$2; shift ;;
-    --config) value "$1" $#; CONFIG=$2; shift ;;
-    --storage) value "$1" $#; STORAGE=$2; shift ;;
-    --mount) value "$1" $#; MOUNT=$2; shift ;;
-    --zone) value "$1" $#; ZONE=$2; shift ;;
-    --project) value "$1" $#; PROJECT=$2; shift ;;
-    --slices) value "$1" $#; SLICES=$2; shift ;;
-    --image) value "$1" $#; IMAGE=$2; shift ;;
-    --restarts) value "$1" $#; RESTARTS=$2; shift ;;
+    --leave-changes) LEAVE_CHANGES=yes ;;
+    --workload) value "$@"; WORKLOAD=$2; shift ;;
+    --cluster) value "$@"; CLUSTER=$2; shift ;;
+    --type) value "$@"; TYPE=$2; shift ;;
+    --config) value "$@"; CONFIG=$2; shift ;;
+    --storage) value "$@"; STORAGE=$2; shift ;;
+    --mount) value "$@"; MOUNT=$2; shift ;;
+    --zone) value "$@"; ZONE=$2; shift ;;
+    --project) value "$@"; PROJECT=$2; shift ;;
+    --slices) value "$@"; SLICES=$2; shift ;;
+    --image) value "$@"; IMAGE=$2; shift ;;
+    --restarts) value "$@"; RESTARTS=$2; shift ;;
     --) shift; break ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
     *) fail "unknown option $1; launch/gke_xpk.sh --help lists them" ;;
   esac
   shift
@@ -60,20 +64,22 @@ for option in workload:"$WORKLOAD" cluster:"$CLUSTER" type:"$TYPE" config:"$CONF
 done
 case $MOUNT in /*) ;; *) fail "--mount $MOUNT: give an absolute path" ;; esac
 case $WORKLOAD in [!a-z]* | *[!a-z0-9-]*) fail "--workload $WORKLOAD: give lower-case letters, digits and -" ;; esac
+whole --slices "$SLICES" 1
+whole --restarts "$RESTARTS" 0
+refuse "$GIVEN" ${SITE_FLAGS[@]+"${SITE_FLAGS[@]}"} "$@"
+open_config "$CONFIG"
 if [ -z "$DRY_RUN" ]; then
   need xpk "install it: pip install xpk"
   need gcloud "xpk needs it; install it: https://cloud.google.com/sdk/docs/install, then run: gcloud init"
-  need git "install git: the committed state of this folder is what is trained"
+  require_committed "$CONFIG" "$LEAVE_CHANGES"
 fi
-changes=$(git status --porcelain --untracked-files=no 2> /dev/null || true)
-[ -z "$changes" ] || say "note: changes that are not committed stay here"
 
 WHERE=()
 [ -z "$ZONE" ] || WHERE+=(--zone="$ZONE")
 [ -z "$PROJECT" ] || WHERE+=(--project="$PROJECT")
 SOURCE=${TMPDIR:-/tmp}/luna-jax-$WORKLOAD
 train=$(quote python -m lra_tasks.train --config "$CONFIG" --workdir "$MOUNT/runs/$WORKLOAD" --data_dir "$MOUNT/data" \
-  ${SITE_FLAGS[@]+"${SITE_FLAGS[@]}"} "$@")
+  --distributed=auto ${SITE_FLAGS[@]+"${SITE_FLAGS[@]}"} "$@")
 
 # act COMMAND...: runs it; in a dry run, prints it
 act() {
@@ -89,5 +95,6 @@ act xpk workload create --workload="$WORKLOAD" --cluster="$CLUSTER" ${WHERE[@]+"
   --termination-grace-period-seconds=120 \
   --command="python -m pip install --quiet -r requirements.txt 'jax[tpu]' && exec $train"
 where=$(quote --cluster="$CLUSTER" ${WHERE[@]+"${WHERE[@]}"})
+[ -z "$DRY_RUN" ] || exit 0
 say "follow it: xpk workload list $where --wait-for-job-completion=$WORKLOAD"
 say "end it: xpk workload delete $where --workload=$WORKLOAD"

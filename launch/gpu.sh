@@ -10,9 +10,9 @@ usage() {
 launch/gpu.sh [--dry-run] [--gpus 0,1] one --config CONFIG --workdir W [--data_dir D] [FLAGS OF lra_tasks.train]
 launch/gpu.sh [--dry-run] [--gpus 0,1] each --tasks T,... --rows R,... --seeds 0,1,2 [OPTIONS OF launch/suite.py]
 
-  one          one run on all GPUs
+  one          one run, one process, on all GPUs: the batch is split over them, or as --config.machine says
   each         tasks x rows x seeds, a run a GPU, by launch/suite.py; the same command again goes on where it stopped
-  --gpus       numbers as nvidia-smi shows them; by default $CUDA_VISIBLE_DEVICES, else all
+  --gpus       numbers as nvidia-smi shows them, or their names; by default $CUDA_VISIBLE_DEVICES, else all
   --dry-run    print the commands and run nothing
 
 Environment: PYTHON (python3), TRAIN_FLAGS (more flags of lra_tasks.train).
@@ -25,8 +25,9 @@ while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=yes ;;
-    --gpus) value "$1" $#; GPUS=$2; shift ;;
+    --gpus) value "$@"; GPUS=$2; shift ;;
     one | each) MODE=$1; shift; break ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
     *) fail "unknown argument $1; launch/gpu.sh --help explains one and each" ;;
   esac
   shift
@@ -36,14 +37,18 @@ if [ -z "$GPUS" ]; then
   need nvidia-smi "install NVIDIA's driver, or name the GPUs yourself: --gpus 0,1"
   found=$(nvidia-smi --query-gpu=index --format=csv,noheader) || fail "nvidia-smi sees no GPU: $found"
   GPUS=$(printf '%s\n' "$found" | tr -d ' ' | paste -s -d , -)
+  [ -n "$GPUS" ] || fail "nvidia-smi sees no GPU"
 fi
 case $GPUS in '' | *[!0-9A-Za-z,/-]* | ,* | *, | *,,*) fail "--gpus $GPUS: give numbers, as 0,1" ;; esac
+twice=$(printf '%s\n' "$GPUS" | tr , '\n' | sort | uniq -d)
+[ -z "$twice" ] || fail "--gpus $GPUS: names a GPU twice"
+[ -n "$DRY_RUN" ] || need "$PYTHON" "name the Python that has the project's libraries: PYTHON=.venv/bin/python"
 
 # nvidia-smi's order of GPUs; and where none works the run ends, instead of training on the CPU
-settings=("CUDA_DEVICE_ORDER=PCI_BUS_ID" "JAX_PLATFORMS=cuda,cpu")
+settings=("CUDA_DEVICE_ORDER=${CUDA_DEVICE_ORDER:-PCI_BUS_ID}" "JAX_PLATFORMS=cuda,cpu")
 if [ "$MODE" = one ]; then
   settings+=("CUDA_VISIBLE_DEVICES=$GPUS")
-  command=("$PYTHON" -m lra_tasks.train "$@" ${SITE_FLAGS[@]+"${SITE_FLAGS[@]}"})
+  command=("$PYTHON" -m lra_tasks.train ${SITE_FLAGS[@]+"${SITE_FLAGS[@]}"} "$@")
 else
   command=("$PYTHON" launch/suite.py --gpus "$GPUS" "$@") # which reads TRAIN_FLAGS itself
 fi

@@ -7,7 +7,15 @@ Started in the project's folder, it prepares each task's data once, then trains 
 everything, and so on. The same command again goes on where it stopped: a run with a record.json is finished, any other
 goes on from its checkpoint. When the budget is used up, or on SIGTERM and Ctrl-C, the runs save and end; a second
 signal ends them at once. A run that fails does not stop the others and is named at the end. On Linux each run has cores
-of its own. What a run prints is in WORKDIR/logs. TRAIN_FLAGS in the environment holds more flags of lra_tasks.train.
+of its own. What a run prints is in WORKDIR/logs. TRAIN_FLAGS in the environment holds more flags of lra_tasks.train,
+separated by blanks.
+
+  python launch/suite.py --preset reproduction --slice_minutes 5 --hours 0.5 --workdir runs/reproduction
+
+The plan `reproduction` is that of the paper's rows with five seeds; --tasks, --rows and --seeds take a part of it. With
+--slice_minutes a run saves when its turn is over and others of the same seed wait, and goes on when all of them had
+theirs, also in the next call: for a machine that is at hand for short times only. Many runs on one GPU: --gpus 0
+--workers 4, each with a part of its memory.
 
 Exit codes: 0 all finished, 1 some failed, 2 a mistake to mend, 75 some not finished, with everything saved.
 """
@@ -26,13 +34,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
+from suite_options import parse_options
 from suite_plan import (
     RECORD,
     Mistake,
     Run,
     Slot,
+    log_path,
     make_slots,
-    parse_options,
     plan_runs,
     prepare_command,
     print_plan,
@@ -41,7 +50,7 @@ from suite_plan import (
 )
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_STOPPED = 1, 2, 75
-ANYWHERE = Slot((), "")
+ANYWHERE = Slot()
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 600.0  # from SIGTERM to SIGKILL: a run looks at signals between steps, and may be at a long evaluation
 
@@ -54,6 +63,13 @@ class Child:
     log: Path
     log_start: int  # bytes that earlier attempts have written
     began: float = field(default_factory=time.monotonic)
+    asked: float | None = None  # when it was told to save and end
+
+    def ask(self) -> None:
+        """Tells it, once, to save and end."""
+        if self.asked is None:
+            self.asked = time.monotonic()
+            self.send(signal.SIGTERM)
 
     def send(self, number: int) -> None:
         """Signals it, and what it has started."""
@@ -80,7 +96,7 @@ class Suite:
         self.slots = make_slots(options)
         self.began = time.monotonic()
         self.why_stopped = ""
-        self.stopped_at = self.began
+        self.in_haste = False
         self.signals: list[str] = []  # received and not yet looked at
 
     def work(self) -> int:
@@ -90,17 +106,26 @@ class Suite:
         for run in self.finished:
             self.say(f"finished before: {run.name}")
         self.prepare()
-        while self.running or (self.waiting and not self.why_stopped):
-            while self.waiting and self.slots and not self.why_stopped:
-                self.start(self.waiting.popleft(), self.slots.pop(0))
-            time.sleep(POLL_SECONDS)
-            self.look_at_time([child for child, _ in self.running.values()])
-            for run, (child, slot) in list(self.running.items()):
-                if child.process.poll() is not None:
-                    del self.running[run]
-                    self.slots.append(slot)
-                    self.end(run, child)
+        try:
+            while self.running or (self.waiting and not self.why_stopped):
+                self.take_a_step()
+        finally:  # where the suite itself fails, for want of room for its logs for example, nothing goes on unwatched
+            for child, _ in self.running.values():
+                child.ask()
         return self.conclude()
+
+    def take_a_step(self) -> None:
+        """Fills the slots, waits a moment, and looks at the time and at who has ended."""
+        while self.waiting and self.slots and not self.why_stopped:
+            self.start(self.waiting.popleft(), self.slots.pop(0))
+        time.sleep(POLL_SECONDS)
+        self.look_at_turns()
+        self.look_at_time([child for child, _ in self.running.values()])
+        for run, (child, slot) in list(self.running.items()):
+            if child.process.poll() is not None:
+                del self.running[run]
+                self.slots.append(slot)
+                self.end(run, child)
 
     def prepare(self) -> None:
         """Each task's data, once. The runs of a task whose data cannot be had have failed."""
@@ -119,25 +144,23 @@ class Suite:
 
     def spawn(self, command: list[str], name: str, slot: Slot = ANYWHERE) -> Child:
         """Starts a process whose output goes to a log; it holds the suite's lock, too, for it may outlive the suite."""
-        log = self.options.workdir / "logs" / f"{name}.log"
+        log = log_path(self.options, name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        if slot.gpu:
-            environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": slot.gpu}
         tie = (lambda: os.sched_setaffinity(0, slot.cores)) if slot.cores else None
         with open(log, "ab") as output:
             start = output.seek(0, os.SEEK_END)
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, preexec_fn=tie,
-                start_new_session=True, pass_fds=(self.lock.fileno(),),
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=tie,
+                env=os.environ | slot.environment(), start_new_session=True, pass_fds=(self.lock.fileno(),),
             )  # fmt: skip
         return Child(process, log, start)
 
     def start(self, run: Run, slot: Slot) -> None:
         """One run begins, or goes on."""
-        child = self.spawn(train_command(self.options, run), run.name.replace("/", "."), slot)
+        how = "go on with" if run.last_turn else "start"
+        child = self.spawn(train_command(self.options, run), run.name, slot)
         self.running[run] = (child, slot)
-        self.say(f"start {run.name}" + (f" ({slot})" if str(slot) else ""))
+        self.say(f"{how} {run.name}" + (f" ({slot})" if str(slot) else ""))
 
     def end(self, run: Run, child: Child) -> None:
         """Sorts a run that has ended by how it did."""
@@ -145,10 +168,15 @@ class Suite:
         if code == 0 and run.is_finished:
             self.finished.append(run)
             self.say(f"finished {run.name} in {show_time(seconds)}; {self.count()}")
+        elif code == EXIT_STOPPED and child.asked is not None and not self.why_stopped:
+            self.waiting.insert(sum(other.lap <= run.lap for other in self.waiting), run)
+            self.say(f"turn over: {run.name} after {show_time(seconds)}: {child.last_line()}")
         elif code == EXIT_STOPPED or (self.why_stopped and code in (-signal.SIGTERM, -signal.SIGKILL)):
             self.say(f"stopped {run.name}: {child.last_line()}")
+        elif child.asked is not None and code in (-signal.SIGTERM, -signal.SIGKILL):
+            self.fail(run, f"it had not saved when its turn was over; give more --slice_minutes: {child.last_line()}")
         elif code < 0:
-            self.fail(run, f"ended by {signal.Signals(-code).name}: {child.last_line()}")
+            self.fail(run, f"ended by {name_signal(-code)}: {child.last_line()}")
         else:
             self.fail(run, f"exit code {code}: {child.last_line()}" if code else f"it ended without a {RECORD}")
 
@@ -157,27 +185,38 @@ class Suite:
         self.failed[run.name] = reason
         self.say(f"failed {run.name}: {reason}")
 
+    def look_at_turns(self) -> None:
+        """Ends the turns that are over, as many as there are others waiting for them, the oldest first."""
+        if self.options.slice_minutes is None or self.why_stopped:
+            return
+        places = sum(child.asked is not None for child, _ in self.running.values())
+        for run, (child, _) in self.running.items():
+            is_over = time.monotonic() - child.began > 60 * self.options.slice_minutes
+            if child.asked is None and is_over and sum(other.lap <= run.lap for other in self.waiting) > places:
+                places += 1
+                child.ask()
+
     def look_at_time(self, children: list[Child]) -> None:
         """Stops the children when the budget is used up or a signal has come, and ends those that do not stop."""
         now, hours = time.monotonic(), self.options.hours
         if self.signals and self.why_stopped:
             self.say(f"{self.signals[-1]} again: ending the runs at once")
-            self.stopped_at = now - GRACE_SECONDS
+            self.in_haste = True
         elif self.signals:
             self.stop(self.signals[-1], children)
         elif hours is not None and now - self.began > 3600 * hours and not self.why_stopped:
             self.stop(f"the budget of {hours:g} hours is used up", children)
         self.signals.clear()
-        if self.why_stopped and now - self.stopped_at >= GRACE_SECONDS:
-            for child in children:
+        for child in children:
+            if self.in_haste or (child.asked is not None and now - child.asked >= GRACE_SECONDS):
                 child.send(signal.SIGKILL)
 
     def stop(self, why: str, children: list[Child]) -> None:
         """Asks the children to save and end; nothing new begins."""
-        self.why_stopped, self.stopped_at = why, time.monotonic()
+        self.why_stopped = why
         self.say(f"{why}: {len(self.running)} running, which save and end")
         for child in children:
-            child.send(signal.SIGTERM)
+            child.ask()
 
     def conclude(self) -> int:
         """Says how it went, prints the table of what there is, and returns the exit code."""
@@ -206,6 +245,14 @@ class Suite:
 def show_time(seconds: float) -> str:
     """`1:02:03`."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def name_signal(number: int) -> str:
+    """`SIGSEGV`; real-time signals have numbers alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,14 +1,15 @@
-"""What launch/suite.py is asked for: its command line, its runs in their order, and their commands."""
+"""What launch/suite.py runs, and in which order: runs, their commands, and where each has its place."""
 
 import argparse
 import os
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 RECORD = "record.json"
+# Tasks without a config of their own, and the one whose config they are trained with: smaller sets of the same kind.
+SMALLER_SETS = {"retrieval_aan_subset": "retrieval"}
 # asked of the configs themselves, which open without JAX: the preset cpu of a config may name another task's data
 QUESTION = """
 import importlib, sys
@@ -26,31 +27,80 @@ class Mistake(Exception):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A suite that has a name. One seed of every cell comes before the second of any, and within a seed one row of
+    every task before the next row."""
+
+    preset: str
+    tasks: tuple[str, ...]
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+PLANS = {
+    # From the cheapest task to the dearest. The Transformer and Luna-16 first: one row of each says nothing about a
+    # difference, and ten runs give one on all five tasks. Luna-256 shows whether a longer P helps; Luna-128, between
+    # the two, tells least.
+    "reproduction": Plan(
+        preset="paper",
+        tasks=("listops", "image", "text", "retrieval_aan_subset", "pathfinder"),
+        rows=("transformer", "luna16", "luna256", "luna128"),
+        seeds=(1, 11, 65537, 101, 1999),
+    )
+}
+
+
+@dataclass(frozen=True)
 class Run:
-    """One training. `task` is that of its data, `config` what stands behind --config."""
+    """One training. `task` is that of its data, `config` what stands behind --config; `lap` counts the seeds."""
 
     name: str
     config: str
+    flags: tuple[str, ...]
     task: str
     seed: int
+    lap: int
     workdir: Path
+    log: Path
 
     @property
     def is_finished(self) -> bool:
         """Whether it has its record, which is written last."""
         return (self.workdir / RECORD).exists()
 
+    @property
+    def last_turn(self) -> float:
+        """When it last said something; 0 where it never began."""
+        return self.log.stat().st_mtime if self.log.exists() else 0.0
+
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one run at a time is: its cores, () for all, and its GPU, "" for none of its own."""
+    """Where one run at a time is: its cores, () for all, and its GPU, "" for none of its own, with others on it."""
 
-    cores: tuple[int, ...]
-    gpu: str
+    cores: tuple[int, ...] = ()
+    gpu: str = ""
+    num_sharers: int = 1
 
     def __str__(self) -> str:
         parts = [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
         return ", ".join([*parts, f"GPU {self.gpu}"] if self.gpu else parts)
+
+    def environment(self) -> dict[str, str]:
+        """What a run in it sees: this GPU alone, in nvidia-smi's order, and a fair part of its memory."""
+        if not self.gpu:
+            return {}
+        values = {"CUDA_VISIBLE_DEVICES": self.gpu}
+        values["CUDA_DEVICE_ORDER"] = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        if self.num_sharers > 1:  # alone, JAX takes three quarters when it starts
+            part = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / self.num_sharers:.2f}")
+            values["XLA_PYTHON_CLIENT_MEM_FRACTION"] = part
+        return values
+
+
+def log_path(options: argparse.Namespace, name: str) -> Path:
+    """Where the output of a run goes."""
+    return options.workdir / "logs" / f"{name.replace('/', '.')}.log"
 
 
 def prepare_command(options: argparse.Namespace, task: str) -> list[str]:
@@ -61,7 +111,8 @@ def prepare_command(options: argparse.Namespace, task: str) -> list[str]:
 def train_command(options: argparse.Namespace, run: Run) -> list[str]:
     """Trains a run."""
     where = ["--config", run.config, "--workdir", str(run.workdir), "--data_dir", options.data_dir]
-    return [options.python, "-m", "lra_tasks.train", *where, f"--config.train.seed={run.seed}", *options.flags]
+    own = [f"--config.train.seed={run.seed}", *run.flags]
+    return [options.python, "-m", "lra_tasks.train", *where, *own, *options.flags]
 
 
 def results_command(options: argparse.Namespace) -> list[str]:
@@ -79,31 +130,49 @@ def make_slots(options: argparse.Namespace) -> list[Slot]:
         wanted = f"{workers} workers with {each} cores each need {each * workers} cores"
         raise Mistake(f"{wanted}, there are {len(cores)}; lower one of them, or --cores-per-run 0, which ties no run")
     gpus = options.gpus or [""]
-    return [Slot(tuple(cores[i * each : (i + 1) * each]), gpus[i % len(gpus)]) for i in range(workers)]
+    sharers = -(-workers // len(gpus))
+    return [Slot(tuple(cores[i * each : (i + 1) * each]), gpus[i % len(gpus)], sharers) for i in range(workers)]
 
 
 def plan_runs(options: argparse.Namespace) -> list[Run]:
-    """All runs in the order in which they start: seed 0 of everything first. Mistake for a config that is none."""
-    names = [(task, row) for task in options.tasks for row in options.rows]
+    """All runs in the order in which they start: the first seed of everything first. Mistake for a config that is none.
+
+    With turns, the run whose last turn is the longest ago comes first among those of a seed.
+    """
+    if options.plan:
+        cells = [(task, row) for row in options.rows for task in options.tasks]
+    else:
+        cells = [(task, row) for task in options.tasks for row in options.rows]
     for task in options.tasks:
-        if not Path(f"configs/{task}.py").is_file():
+        if not Path(f"configs/{SMALLER_SETS.get(task, task)}.py").is_file():
             raise Mistake(f"--tasks {task}: there is no configs/{task}.py")
     preset = f":{options.preset}" if options.preset else ""
-    question = [options.python, "-c", QUESTION, *(f"{task}:{row}{preset}" for task, row in names)]
+    data = ask_configs(options, [f"{SMALLER_SETS.get(task, task)}:{row}{preset}" for task, row in cells])
+    runs = []
+    for lap, seed in enumerate(options.seeds):
+        for (task, row), prepared in zip(cells, data, strict=True):
+            name = f"{task}/{row}/{options.preset or 'authors'}/seed{seed}"
+            config, flags = f"configs/{SMALLER_SETS.get(task, task)}.py:{row}{preset}", ()
+            if task in SMALLER_SETS:
+                prepared, flags = task, (f"--config.data.task={task}",)
+            workdir, log = options.workdir / name, log_path(options, name)
+            runs.append(Run(name, config, flags, prepared, seed, lap, workdir, log))
+    if options.slice_minutes is not None:
+        runs.sort(key=lambda run: (run.lap, run.last_turn))
+    return runs
+
+
+def ask_configs(options: argparse.Namespace, arguments: list[str]) -> list[str]:
+    """The task whose data each config names."""
     try:
-        answer = subprocess.run(question, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            [options.python, "-c", QUESTION, *arguments], capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise Mistake(f"--python {options.python}: {error.strerror}") from None
     if answer.returncode:
         raise Mistake((answer.stderr.strip().splitlines() or ["the configs cannot be read"])[-1])
-    tasks = dict(zip(names, answer.stdout.split(), strict=True))
-    runs = []
-    for seed in options.seeds:
-        for task, row in names:
-            name = f"{task}/{row}/{options.preset or 'authors'}/seed{seed}"
-            config = f"configs/{task}.py:{row}{preset}"
-            runs.append(Run(name, config, tasks[task, row], seed, options.workdir / name))
-    return runs
+    return answer.stdout.split()
 
 
 def print_plan(options: argparse.Namespace, runs: list[Run]) -> None:
@@ -111,66 +180,8 @@ def print_plan(options: argparse.Namespace, runs: list[Run]) -> None:
     for task in dict.fromkeys(run.task for run in runs if not run.is_finished):
         print(shlex.join(prepare_command(options, task)))
     where = "; ".join(str(slot) for slot in make_slots(options) if str(slot))
-    print(f"# at most {options.workers} at a time" + (f": {where}" if where else ""))
+    turns = f", in turns of {options.slice_minutes:g} minutes" if options.slice_minutes is not None else ""
+    print(f"# at most {options.workers} at a time{turns}" + (f": {where}" if where else ""))
     for run in runs:
         print(f"# finished: {run.name}" if run.is_finished else shlex.join(train_command(options, run)))
     print(shlex.join(results_command(options)))
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes in one line, as the other commands have them."""
-
-    def error(self, message: str):
-        """One line and exit code 2."""
-        raise Mistake(f"{message}; --help lists all options")
-
-
-def parse_list(text: str) -> list[str]:
-    """`a,b`: at least one, none twice."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(words) or len(set(words)) < len(words):
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing or something twice; give names as a,b")
-    return words
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2`."""
-    if not all(word.isdigit() for word in parse_list(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}; give numbers as 0,1,2")
-    return [int(word) for word in parse_list(text)]
-
-
-def parse_count(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)
-
-
-def parse_options(arguments: list[str], usage: str) -> argparse.Namespace:
-    """The command line; what stands behind -- is for lra_tasks.train."""
-    own, flags = arguments, []
-    if "--" in arguments:
-        place = arguments.index("--")
-        own, flags = arguments[:place], arguments[place + 1 :]
-    parser = Parser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("--tasks", type=parse_list, required=True, help="configs of tasks: listops,text,retrieval,image,pathfinder")
-    add("--rows", type=parse_list, required=True, help="rows of configs/rows.py: luna16,transformer,performer")
-    add("--seeds", type=parse_seeds, default=[0], help="0,1,2 (default: 0)")
-    add("--preset", default="", help="cpu, paper or lra, with +switches; default: the authors' recipe")
-    add("--workdir", type=Path, required=True, help="folder of all work directories")
-    add("--data_dir", default="data", help="folder of prepared data (default: data)")
-    add("--workers", type=parse_count, help="runs at a time (default: one, or one a GPU)")
-    add("--hours", type=float, help="time budget (default: none)")
-    add("--cores-per-run", type=parse_count, help="Linux: cores of a run (default: an equal share); 0 ties no run")
-    add("--gpus", type=parse_list, default=[], help="0,1: each run sees one of them")
-    add("--python", default=sys.executable, help="the Python that has the project's libraries")
-    add("--dry-run", action="store_true", help="print the commands and run nothing")
-    options = parser.parse_args(own)
-    if options.workers is None:
-        options.workers = max(1, len(options.gpus))
-    if options.workers < 1 or not (options.hours is None or options.hours > 0):
-        raise Mistake("--workers and --hours must be more than 0")
-    options.flags = [*shlex.split(os.environ.get("TRAIN_FLAGS", "")), *flags]
-    return options

@@ -1,40 +1,22 @@
 """The launch scripts against tools that only write down what they were asked for: commands, failures and signals."""
 
 import ast
-import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from launch_tools import ROOT, make_tools, wait_for
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch"]
-# what the scripts may use without asking; gcloud, xpk, sbatch and nvidia-smi are there only when a test puts them there
-USUAL = (
-    "bash", "sh", "cat", "cut", "env", "grep", "head", "id", "mkdir", "paste", "printf", "rm", "sed", "seq", "sleep",
-    "touch", "tr",
-)  # fmt: skip
-STUB = """#!/bin/sh
-name=${0##*/}
-{ printf '%s' "$name"; for word; do printf '\\037%s' "$word"; done; echo; } >> "$STUBS/log"
-# next FILE DEFAULT: the first line of a file, which is taken away; DEFAULT where there is none left
-next() {
-  line=''
-  [ ! -e "$STUBS/$1" ] || { line=$(head -n 1 "$STUBS/$1"); sed -i 1d "$STUBS/$1"; }
-  echo "${line:-$2}"
-}
-[ ! -e "$STUBS/$name.sh" ] || . "$STUBS/$name.sh"
-"""
 GCLOUD = """case "$*" in
   *"queued-resources list"*) next there "" ;;
   *"queued-resources create"*) exit "$(next creates 0)" ;;
   *"queued-resources delete"*) exit "$(next deletes 0)" ;;
   *"queued-resources describe"*) next states ACTIVE ;;
+  *"tpu-vm scp /tmp"*) exit "$(next copies 0)" ;;
   *lra_tasks.train*)
     code=$(next trains 0)
     [ "$code" != wait ] || { touch "$STUBS/ready"; exec sleep 60; }
@@ -43,69 +25,15 @@ esac
 """
 
 
-def wait_for(condition, seconds=20):
-    """Until it holds; fails after a while."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-class Tools:
-    """A PATH of the usual commands and of stubs, and what the stubs were called with."""
-
-    def __init__(self, folder):
-        self.folder, self.path, self.started = folder, folder / "bin", []
-        self.path.mkdir()
-        for name in USUAL:
-            (self.path / name).symlink_to(shutil.which(name))
-        self.environment = {"PATH": str(self.path), "STUBS": str(folder), "HOME": str(folder), "POLL_SECONDS": "0"}
-        self.environment |= {"TMPDIR": "/tmp", "PYTHON": "python3"}
-
-    def add(self, name, behaviour=""):
-        stub = self.path / name
-        stub.write_text(STUB)
-        stub.chmod(0o755)
-        (self.folder / f"{name}.sh").write_text(behaviour)
-
-    def queue(self, name, *lines):
-        (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
-
-    def start(self, *command, **environment):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=self.environment | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def run(self, *command, **environment):
-        process = self.start(*command, **environment)
-        process.out, process.err = process.communicate(timeout=60)
-        return process
-
-    @property
-    def calls(self):
-        log = self.folder / "log"
-        return [line.split("\x1f") for line in log.read_text().splitlines()] if log.exists() else []
-
-    def called(self, words):
-        return [call for call in self.calls if words in " ".join(call)]
-
-
 @pytest.fixture
 def tools(tmp_path):
-    tools = Tools(tmp_path)
-    yield tools
-    for process in tools.started:  # of a test that failed
-        process.kill()
-        process.communicate()
+    yield from make_tools(tmp_path)
 
 
 def test_shellcheck_finds_nothing():
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck here")
-    done = subprocess.run(["shellcheck", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", "--external-sources", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == ""
 
 
@@ -139,6 +67,8 @@ echo $JAX_PLATFORMS $1 $2 > ../ready
 wait
 """
 SHARED = [*POD, "--share", "10.0.0.2:/luna"]
+WORKLOAD = ["launch/gke_xpk.sh", "--workload", "w", "--cluster", "c", "--type", "v5litepod-16", "--storage", "fs"]
+WORKLOAD += ["--mount", "/data", "--config", "configs/text.py:luna16", "--", "--config.train.seed=1"]
 TPU = "gcloud compute tpus tpu-vm"
 QUEUE = "gcloud compute tpus queued-resources"
 
@@ -166,32 +96,32 @@ def test_a_dry_run_of_a_pod_prints_its_commands(tools):
     done = tools.run(*SHARED, *options, TRAIN_FLAGS="--a=1")
     assert (done.returncode, tools.calls) == (0, [])
     lines = [shlex.split(line) for line in done.out.splitlines()]
-    where = "--zone=z --project=p"
+    where, ask = "--zone=z --project=p", "--ssh-flag=-oServerAliveInterval=30"
     remote = [line[-1].removeprefix("--command=") for line in lines if line[:5] == [*TPU.split(), "ssh"]]
-    assert [" ".join(line if line[-2:-1] != ["--worker=all"] else line[:-1]) for line in lines] == [
+    assert [" ".join(word for word in line if not word.startswith("--command=")) for line in lines] == [
         f"{QUEUE} list {where} --format=value(name)",
+        "git bundle create --quiet /tmp/luna-jax-pod.bundle HEAD",
         f"{QUEUE} create pod --node-id=pod --accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite "
         f"{where} --valid-until-duration=6h --metadata=enable-oslogin=TRUE --spot",
         f"{QUEUE} describe pod {where} --format=value(state.state)",
-        "git bundle create --quiet /tmp/luna-jax-pod.bundle HEAD",
         f"{TPU} scp /tmp/luna-jax-pod.bundle pod:luna-jax.bundle {where} --worker=all",
-        f"{TPU} ssh pod {where} --worker=all",
-        f"{TPU} ssh pod {where} --worker=0 --command={remote[1]}",
-        f"{TPU} ssh pod {where} --worker=all",
+        f"{TPU} ssh pod {where} --worker=all {ask}",
+        f"{TPU} ssh pod {where} --worker=0 {ask}",
+        f"{TPU} ssh pod {where} --worker=all {ask}",
         "mkdir -p runs",
         f"{TPU} scp --recurse pod:/mnt/luna/runs/pod runs/ {where} --worker=0",
         f"{QUEUE} delete pod {where} --force --quiet",
     ]  # fmt: skip
     assert remote[1].endswith("-m lra_tasks.prepare text --data_dir /mnt/luna/data")
-    assert shlex.split(remote[2])[-10:] == [
+    assert shlex.split(remote[2])[-11:] == [
         *("-m", "lra_tasks.train", "--config", "configs/text.py:luna16", "--workdir", "/mnt/luna/runs/pod"),
-        *("--data_dir", "/mnt/luna/data", "--a=1", "--config.row=it's"),
+        *("--data_dir", "/mnt/luna/data", "--distributed=auto", "--a=1", "--config.row=it's"),
     ]  # fmt: skip
 
 
 def test_a_pod_trains_and_is_deleted(cloud):
     cloud.queue("states", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
-    done = cloud.run(*POD, "--share", "none")
+    done = cloud.run(*POD, "--share=none", "--type", "v6e-8")
     assert done.returncode == 0
     assert steps(cloud) == [
         *("list", "create", "describe", "describe", "describe", "scp", "install", "train", "scp", "delete"),
@@ -217,12 +147,10 @@ def test_a_preempted_pod_is_replaced_and_goes_on(cloud):
         ({"states": ["FAILED"]}, 1, ["describe", "delete"], "no TPU within 6h"),
         ({"trains": [3]}, 3, ["scp", "delete"], ""),
         ({"trains": [75, 75]}, 75, ["describe", "delete"], "stopped 2 times"),
-        (
-            {"deletes": [1, 1, 1], "there": ["", *["a/pod"] * 3]},
-            1,
-            ["delete", "list"],
-            "billed",
-        ),
+        ({"deletes": [1] * 20, "there": ["", *["a/pod"] * 20]}, 1, ["delete", "list"], "billed"),
+        ({"deletes": [1] * 9, "there": ["", *["a/pod"] * 9]}, 0, ["list", "delete"], ""),
+        ({"copies": [1, 1]}, 0, ["scp", "delete"], ""),
+        ({"copies": [1, 1, 1]}, 1, ["describe", "delete"], "the installation failed"),
         ({"creates": [1], "deletes": [1]}, 1, ["delete", "list"], "the request failed"),
     ],
 )
@@ -235,15 +163,47 @@ def test_nothing_is_left_running(cloud, queues, code, last, words):
     assert ("by hand: gcloud compute tpus queued-resources delete pod" in done.err) == (words == "billed")
 
 
-def test_a_signal_lets_the_run_save_before_the_pod_is_deleted(cloud):
+def test_a_spot_pod_that_fails_is_watched_for_a_while_for_it_may_be_taken_away(cloud):
+    cloud.queue("states", *["ACTIVE"] * 4, "SUSPENDING", "PROVISIONING")
+    cloud.queue("trains", 1, 0)
+    assert cloud.run(*SHARED, "--spot").returncode == 0
+    kept = [step for step in steps(cloud) if step in ("create", "train", "delete")]
+    assert kept == ["create", "train", "delete", "create", "train", "delete"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
+def test_a_signal_lets_the_run_save_before_the_pod_is_deleted(cloud, name):
     cloud.queue("trains", "wait")
     process = cloud.start(*SHARED)
     wait_for((cloud.folder / "ready").exists)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=30)
     assert process.returncode == 75
     assert steps(cloud)[-4:] == ["train", "stop", "scp", "delete"]
     assert "the run saves" in err
+
+
+def test_the_pod_is_deleted_when_nobody_reads_what_the_script_says(cloud):
+    cloud.queue("states", "PROVISIONING")
+    process = cloud.start(*SHARED)
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(30) == 75
+    assert steps(cloud)[-1] == "delete"
+
+
+def test_a_signal_in_the_middle_of_the_request_waits_for_it(cloud):
+    wait = 'touch "$STUBS/ready"; sleep 0.5; echo made >> "$STUBS/log"; exit 0'
+    cloud.add("gcloud", GCLOUD.replace('exit "$(next creates 0)"', wait))
+    process = cloud.start(*SHARED)
+    wait_for((cloud.folder / "ready").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert [call[0] if len(call) == 1 else call[4] for call in cloud.calls if call[0] != "git"][-2:] == [
+        "made",
+        "delete",
+    ]
 
 
 def test_a_pod_of_that_name_is_not_touched(cloud):
@@ -262,13 +222,35 @@ def test_a_pod_of_that_name_is_not_touched(cloud):
         (POD, "--share is missing"),
         ([*SHARED, "--name", "My pod"], "lower-case"),
         ([*SHARED, "--zone"], "--zone needs a value"),
+        ([*SHARED, "--zone", "--spot"], "--zone needs a value, and --spot is an option"),
+        ([*SHARED, "--project="], "--project needs a value"),
+        ([*SHARED, "--config", "configs/txt.py"], "no file configs/txt.py"),
+        ([*SHARED, "--restarts", "x"], "give a whole number"),
+        ([*SHARED, "--", "--workdir=w"], "--workdir=w: the script gives this flag itself"),
+        ([*POD, "--share", "none"], "several hosts"),
+        ([*POD, "--share", "none", "--type", "v6e"], "give it with its size"),
         (SHARED, "there is no gcloud here; install it"),
         (["launch/gke_xpk.sh", "--workload", "w"], "--cluster is missing"),
         (["launch/gpu.sh", "one"], "there is no nvidia-smi here"),
-        (["launch/gpu.sh", "--gpus", "0,", "one"], "give numbers"),
+        (["launch/gke_xpk.sh", *WORKLOAD[1:], "--distributed=no"], "--distributed=no: the script gives"),
+        (["launch/gpu.sh", "--dry-run", "--gpus", "0,", "one"], "give numbers"),
+        (["launch/gpu.sh", "--dry-run", "--gpus", "0,1,0", "one"], "names a GPU twice"),
+        (["launch/gpu.sh", "--gpus", "0", "one"], "there is no python3 here"),
         (["launch/slurm.sbatch", "--configs", "configs/text.py"], "there is no sbatch here"),
         (["launch/slurm.sbatch", "--configs", "configs/txt.py:luna16"], "no file configs/txt.py"),
         (["launch/slurm.sbatch", "--configs", "configs/text.py", "--seeds", "a"], "a is not a number"),
+        (
+            ["launch/slurm.sbatch", "--configs", "configs/text.py", "--seeds", "1 2\n1"],
+            "would share runs/slurm/text/seed1",
+        ),
+        (
+            ["launch/slurm.sbatch", "--configs", "configs/text.py:luna16,configs/text_luna16.py"],
+            "would share runs/slurm/text_luna16/seed0",
+        ),
+        (
+            ["launch/slurm.sbatch", "--configs", "configs/text.py", "--", "--config.train.seed=3"],
+            "--config.train.seed=3: the script gives",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_at_once(tools, arguments, words):
@@ -295,17 +277,47 @@ def test_what_the_workers_are_told_does_what_it_should(cloud):
     process = cloud.start("bash", "-c", session)
     wait_for(lambda: (cloud.folder / "ready").exists() and (cloud.folder / "ready").read_text())
     assert (cloud.folder / "ready").read_text() == "tpu,cpu -m lra_tasks.train\n"
-    stop = train[: train.index("; echo $$")]
+    stop = train[: train.index('; if [ "$(cat luna-run.attempt')]
     assert cloud.run("bash", "-c", f"cd {cloud.folder}; {stop}").returncode == 0
     assert (cloud.folder / "saved").read_text() == "saved\n"
     assert process.wait(10) == 75
     assert not (cloud.folder / "luna-run.pid").exists()
+    again = cloud.run("bash", "-c", f"cd {cloud.folder}; {train}")  # by gcloud, when the connection broke
+    assert (again.returncode, (cloud.folder / "saved").read_text()) == (75, "saved\n")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("rev-parse", "no commit here"),
+        ("cat-file", "configs/text.py is not committed"),
+        ("status", "git status does not work here"),
+        ("changes", "what is not committed is not trained: M configs/text.py; commit it"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [SHARED, WORKLOAD])
+def test_what_is_not_committed_is_said_before_anything_is_paid_for(tools, command, fault, words):
+    tools.add("gcloud", GCLOUD)
+    tools.add("xpk")
+    tools.add(
+        "git", f'case $1 in {fault}) exit 1 ;; status) [ {fault} != changes ] || echo "M configs/text.py" ;; esac'
+    )
+    done = tools.run(*command)
+    assert (done.returncode, {call[0] for call in tools.calls}) == (2, {"git"})
+    assert words in done.err
+    if fault == "changes":
+        assert tools.run(command[0], "--leave-changes", "--dry-run", *command[1:]).returncode == 0
+        tools.run(command[0], "--leave-changes", *command[1:])
+        assert tools.called("create")
+
+
+def test_a_config_that_does_not_open_is_said_first_where_python_can(tools):
+    done = tools.run(*SHARED, "--config", "configs/text.py:luna17", PYTHON=sys.executable)
+    assert done.returncode == 2
+    assert "error: --config configs/text.py:luna17: ValueError: unknown row 'luna17'; did you mean 'luna16'" in done.err
 
 
 # Kubernetes
-
-WORKLOAD = ["launch/gke_xpk.sh", "--workload", "w", "--cluster", "c", "--type", "v5litepod-16", "--storage", "fs"]
-WORKLOAD += ["--mount", "/data", "--config", "configs/text.py:luna16", "--", "--config.train.seed=1"]
 
 
 def test_a_workload_is_created_from_the_committed_state(tools):
@@ -313,7 +325,7 @@ def test_a_workload_is_created_from_the_committed_state(tools):
     for name in ("xpk", "gcloud", "git"):
         tools.add(name)
     assert tools.run(*WORKLOAD).returncode == 0
-    commands = [call for call in tools.calls if "status" not in call]
+    commands = [call for call in tools.calls if call[0] == "xpk" or "clone" in call]
     assert commands == [shlex.split(line) for line in dry.out.splitlines()[1:]]
     assert commands[0] == ["git", "clone", "--quiet", ".", "/tmp/luna-jax-w"]
     assert commands[1] == [
@@ -322,7 +334,8 @@ def test_a_workload_is_created_from_the_committed_state(tools):
         *("--env=JAX_PLATFORMS=tpu,cpu", "--max-restarts=50", "--restart-on-exit-codes=75"),
         "--termination-grace-period-seconds=120",
         "--command=python -m pip install --quiet -r requirements.txt 'jax[tpu]' && exec python -m lra_tasks.train "
-        "--config configs/text.py:luna16 --workdir /data/runs/w --data_dir /data/data --config.train.seed=1",
+        "--config configs/text.py:luna16 --workdir /data/runs/w --data_dir /data/data --distributed=auto "
+        "--config.train.seed=1",
     ]  # fmt: skip
 
 
@@ -336,7 +349,7 @@ def test_one_run_takes_all_gpus_and_a_suite_gives_each_run_one(tools):
     each = tools.run("launch/gpu.sh", "each", "--tasks", "text")
     assert (one.returncode, each.returncode) == (75, 75)
     assert [call for call in tools.calls if call[0] == "python3"] == [
-        ["python3", "-m", "lra_tasks.train", "--config", "c", "--workdir", "my run", "--a=1", "--b=2"],
+        ["python3", "-m", "lra_tasks.train", "--a=1", "--b=2", "--config", "c", "--workdir", "my run"],
         ["python3", "launch/suite.py", "--gpus", "0,1", "--tasks", "text"],
     ]
     assert (tools.folder / "seen").read_text() == "0,1 cuda,cpu PCI_BUS_ID\n cuda,cpu PCI_BUS_ID\n"
@@ -365,6 +378,7 @@ def slurm(tools):
     tools.add("scontrol", 'case $1 in show) next jobs "JobState=RUNNING" ;; esac')
     tools.add("srun", SRUN)
     tools.array = ["launch/slurm.sbatch", "--configs", CONFIGS, "--seeds", "0 3", "--workdir", str(tools.folder / "w")]
+    tools.array += ["--data_dir", str(tools.folder)]
     tools.job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
     return tools
 
@@ -372,8 +386,10 @@ def slurm(tools):
 def test_an_array_submits_itself(slurm):
     submit = [*slurm.array, "--at_most", "2", "--sbatch", "--partition=big", "--", "--config.row=a b"]
     assert slurm.run(*submit).returncode == 0
-    kept = ["--configs", CONFIGS, "--seeds", "0 3", "--workdir", f"{slurm.folder}/w", "--data_dir", "data"]
-    expected = ["sbatch", "--array=0-3%2", "--partition=big", "launch/slurm.sbatch", *kept, "--", "--config.row=a b"]
+    kept = ["--configs", CONFIGS, "--seeds", "0 3", "--workdir", f"{slurm.folder}/w", "--data_dir"]
+    kept += [str(slurm.folder), "--gpus", "1", "--nodes", "1"]
+    wanted = ["--export=ALL", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--partition=big"]
+    expected = ["sbatch", "--array=0-3%2", *wanted, "launch/slurm.sbatch", *kept, "--", "--config.row=a b"]
     assert slurm.calls == [expected]
     dry = slurm.run(*submit[:-2], "--dry-run", *submit[-2:])
     lines = [shlex.split(line) for line in dry.out.splitlines() if not line.startswith("#")]
@@ -388,9 +404,10 @@ def test_an_element_trains_its_config_and_seed(slurm):
     assert slurm.run(*slurm.array, "--", "--config.row=a b", **slurm.job, TRAIN_FLAGS="--a=1").returncode == 3
     workdir = slurm.folder / "w" / "image_luna16_cpu" / "seed3"
     assert slurm.calls == [[
-        *("srun", "--kill-on-bad-exit=0", "python3", "-m", "lra_tasks.train"),
+        *("srun", "--kill-on-bad-exit=0", "env", "JAX_PLATFORMS=cuda,cpu", "python3", "-m", "lra_tasks.train"),
         *("--config", "configs/image.py:luna16:cpu"),
-        *("--workdir", str(workdir), "--data_dir", "data", "--config.train.seed=3", "--a=1", "--config.row=a b"),
+        *("--workdir", str(workdir), "--data_dir", str(slurm.folder)),
+        *("--config.train.seed=3", "--a=1", "--config.row=a b"),
     ]]  # fmt: skip
     workdir.mkdir(parents=True)
     (workdir / "record.json").touch()
@@ -399,6 +416,26 @@ def test_an_element_trains_its_config_and_seed(slurm):
     alone = slurm.run(*slurm.array, SLURM_JOB_ID="9")
     assert alone.returncode == 2
     assert "this job is no array" in alone.err
+
+
+def test_a_run_on_several_gpus_has_a_process_for_each(slurm):
+    command = [*slurm.array, "--gpus=4", "--nodes", "2"]
+    dry = [shlex.split(line) for line in slurm.run(*command, "--dry-run").out.splitlines()]
+    assert dry[0][2:6] == ["--export=ALL", "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"]
+    assert slurm.run(*command, **slurm.job, SLURM_NTASKS="8").returncode == 0
+    assert slurm.calls[-1][-1] == "--distributed=auto"
+    wrong = slurm.run(*slurm.array, **slurm.job, SLURM_NTASKS="8")
+    assert wrong.returncode == 2
+    assert "has 8 tasks, and its run 1; ask with --gpus and --nodes" in wrong.err
+    cpu = [shlex.split(line) for line in slurm.run(*slurm.array, "--gpus", "0", "--dry-run").out.splitlines()]
+    assert not any("gpus-per-node" in word for word in cpu[0])
+    assert "env" not in cpu[2]
+
+
+def test_an_array_without_data_is_not_submitted(slurm):
+    done = slurm.run(*slurm.array, "--data_dir", "/no/where")
+    assert (done.returncode, slurm.calls) == (2, [])
+    assert "--data_dir: there is no /no/where; prepare first: python3 -m lra_tasks.prepare TASK" in done.err
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLED"])
@@ -422,150 +459,4 @@ def test_a_stopped_job_outside_an_array_is_requeued_by_its_number(slurm):
 
 def test_the_directives_ask_for_a_warning_and_a_requeue():
     directives = [line for line in SCRIPTS[-1].read_text().splitlines() if line.startswith("#SBATCH")]
-    assert {"#SBATCH --requeue", "#SBATCH --signal=B:TERM@120", "#SBATCH --open-mode=append"} <= set(directives)
-
-
-# the suite
-
-PYTHON = """case "$1 $2" in
-  "-c "*) shift 2; for argument; do echo "data_${argument%%:*}"; done ;;
-  "-m lra_tasks.prepare") case " $BAD_DATA " in *" $3 "*) echo "error: no room" >&2; exit 2 ;; esac ;;
-  "-m lra_tasks.results") echo "the table of $3" ;;
-  "-m lra_tasks.train")
-    trap 'echo "saved at step 3" >&2; exit 75' TERM
-    [ -z "$DEAF" ] || trap '' TERM
-    cores=$(grep Cpus_allowed_list /proc/self/status | cut -f2)
-    sleep "$SECONDS_A_RUN" &
-    echo "start $6 $cores $CUDA_VISIBLE_DEVICES" >> "$STUBS/events"
-    wait
-    case $6 in *"$FAIL") [ -z "$WORDS" ] || echo "error: $WORDS" >&2; exit 1 ;; esac
-    mkdir -p "$6"; touch "$6/record.json"; echo "end $6" >> "$STUBS/events" ;;
-esac
-"""
-
-
-@pytest.fixture
-def suite(tools):
-    """Runs launch/suite.py with a Python that only pretends to train."""
-    tools.add("python3", PYTHON)
-    tools.work = tools.folder / "my suite"
-    tools.command = [sys.executable, "launch/suite.py", "--python", str(tools.path / "python3"), "--workdir"]
-    tools.command += [str(tools.work), "--tasks", "listops,text", "--rows", "luna16,performer", "--preset", "cpu"]
-    tools.environment |= {"SECONDS_A_RUN": "0.02", "FAIL": "nothing", "WORDS": "", "BAD_DATA": "", "DEAF": ""}
-    return tools
-
-
-def events(tools, kind):
-    """The starts or ends, as task/row/preset/seed and what else was noted."""
-    log = tools.folder / "events"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [line.split(f"{tools.work}/")[1].split() for line in lines if line.startswith(kind)]
-
-
-NAMES = ["listops/luna16/cpu", "listops/performer/cpu", "text/luna16/cpu", "text/performer/cpu"]
-ORDER = [f"{name}/seed{seed}" for seed in (0, 2) for name in NAMES]
-
-
-def test_a_suite_runs_everything_in_a_fair_order_a_few_at_a_time(suite):
-    done = suite.run(*suite.command, "--seeds", "0,2", "--workers", "2", "--gpus", "4,5", SECONDS_A_RUN="0.2")
-    assert (done.returncode, done.out) == (0, f"the table of {suite.work}\n")
-    started = events(suite, "start")
-    assert sorted(name for name, *_ in started) == sorted(ORDER)
-    assert {name for name, *_ in started[:4]} == set(ORDER[:4])  # two start at once, so neighbours may change places
-    working = most = 0
-    for line in (suite.folder / "events").read_text().splitlines():
-        working += 1 if line.startswith("start") else -1
-        most = max(most, working)
-    assert (most, working) == (2, 0)
-    assert {gpu for *_, gpu in started} == {"4", "5"}
-    if len(os.sched_getaffinity(0)) > 1:
-        assert len({cores for _, cores, _ in started}) == 2
-    prepared = suite.called("lra_tasks.prepare")
-    assert [call[3:] for call in prepared] == [[f"data_{task}", "--data_dir", "data"] for task in ("listops", "text")]
-    assert "8 of 8 finished, 0 failed, 0 to go on with" in done.err
-
-
-def test_a_dry_run_of_a_suite_prints_its_commands(suite):
-    (suite.work / ORDER[1]).mkdir(parents=True)
-    (suite.work / ORDER[1] / "record.json").touch()
-    done = suite.run(*suite.command, "--seeds", "0,2", "--dry-run", "--", "--config.row=x y", TRAIN_FLAGS="--a=1")
-    assert events(suite, "start") == []
-    lines = [shlex.split(line) for line in done.out.splitlines() if not line.startswith("#")]
-    python = str(suite.path / "python3")
-    assert lines[0] == [python, "-m", "lra_tasks.prepare", "data_listops", "--data_dir", "data"]
-    assert lines[2] == [
-        *(python, "-m", "lra_tasks.train", "--config", "configs/listops.py:luna16:cpu"),
-        *("--workdir", f"{suite.work}/{ORDER[0]}", "--data_dir", "data"),
-        *("--config.train.seed=0", "--a=1", "--config.row=x y"),
-    ]  # fmt: skip
-    assert [line[6].removeprefix(f"{suite.work}/") for line in lines[2:-1]] == [ORDER[0], *ORDER[2:]]
-    assert lines[-1] == [python, "-m", "lra_tasks.results", str(suite.work)]
-    assert f"# finished: {ORDER[1]}" in done.out
-
-
-def test_a_failed_run_stops_no_other_and_is_taken_up_again(suite):
-    done = suite.run(*suite.command, "--workers", "2", FAIL="text/luna16/cpu/seed0", WORDS="loss is nan")
-    assert done.returncode == 1
-    assert f"failed: {ORDER[2]}: exit code 1: error: loss is nan" in done.err.splitlines()
-    assert len(events(suite, "end")) == 3
-    silent = suite.run(*suite.command, FAIL="text/luna16/cpu/seed0")
-    assert f"failed: {ORDER[2]}: exit code 1: it said nothing" in silent.err.splitlines()
-    again = suite.run(*suite.command)
-    assert again.returncode == 0
-    assert [name for name, *_ in events(suite, "start")[4:]] == [ORDER[2]] * 2
-    assert again.err.count("finished before") == 3
-
-
-def test_runs_without_data_fail_and_the_others_go_on(suite):
-    done = suite.run(*suite.command, BAD_DATA="data_listops")
-    assert done.returncode == 1
-    assert f"failed: {ORDER[0]}: data_listops is not prepared: error: no room" in done.err.splitlines()
-    assert [name for (name,) in events(suite, "end")] == ORDER[2:4]
-
-
-def test_a_suite_ends_with_its_budget_and_goes_on_next_time(suite):
-    done = suite.run(*suite.command, "--workers", "2", "--hours", "0.001", SECONDS_A_RUN="60")  # 3.6 s to start
-    assert done.returncode == 75
-    assert "the budget of 0.001 hours is used up" in done.err
-    assert f"stopped {ORDER[0]}: saved at step 3" in done.err
-    assert done.err.splitlines()[-1] == "not all is finished: the same command goes on from here"
-    assert len(events(suite, "start")) == 2
-    assert suite.run(*suite.command).returncode == 0
-    assert len(events(suite, "end")) == 4
-
-
-@pytest.mark.parametrize("deaf", ["", "yes"])
-def test_a_signal_stops_the_runs_and_a_second_one_ends_them(suite, deaf):
-    process = suite.start(*suite.command, "--workers", "2", SECONDS_A_RUN="60", DEAF=deaf)
-    wait_for(lambda: len(events(suite, "start")) == 2)
-    second = suite.run(*suite.command)
-    assert (second.returncode, "another suite" in second.err) == (2, True)
-    process.send_signal(signal.SIGINT)
-    if deaf:
-        time.sleep(0.3)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert "SIGINT: 2 running, which save and end" in err
-    assert ("SIGTERM again" in err) == bool(deaf)
-    assert len(events(suite, "start")) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--tasks", "txt"], "there is no configs/txt.py"),
-        (["--rows", "a,a"], "something twice"),
-        (["--seeds", "x"], "give numbers"),
-        (["--workers", "0"], "must be more than 0"),
-        (["--workers", "9", "--cores-per-run", "999"], "there are"),
-        (["--python", "/no/python"], "/no/python: No such file"),
-        (["--python", sys.executable, "--rows", "luna17"], "did you mean 'luna16'"),
-    ],
-)  # fmt: skip
-def test_a_mistake_in_a_suite_is_one_line(suite, arguments, words):
-    done = suite.run(*suite.command, *arguments)
-    assert (done.returncode, done.err.count("\n"), done.err[:7]) == (2, 1, "error: ")
-    assert words in done.err
-    assert events(suite, "start") == []
+    assert {"#SBATCH --requeue", "#SBATCH --signal=B:TERM@300", "#SBATCH --open-mode=append"} <= set(directives)
