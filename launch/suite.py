@@ -52,6 +52,7 @@ from suite_plan import (
 EXIT_FAILED, EXIT_MISTAKE, EXIT_STOPPED = 1, 2, 75
 ANYWHERE = Slot()
 POLL_SECONDS = 0.1
+JAX_FOOTER = "For simplicity, JAX has removed its internal frames"  # below a dashed line, behind the error itself
 GRACE_SECONDS = 600.0  # from SIGTERM to SIGKILL: a run looks at signals between steps, and may be at a long evaluation
 
 
@@ -80,7 +81,9 @@ class Child:
         """The last thing that this attempt said."""
         with open(self.log, "rb") as file:
             file.seek(self.log_start)
-            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip(" -")]
+        if lines and lines[-1].startswith(JAX_FOOTER):
+            lines.pop()
         return lines[-1].strip()[:300] if lines else "it said nothing"
 
 

@@ -1,6 +1,7 @@
 """The launch scripts against tools that only write down what they were asked for: commands, failures and signals."""
 
 import ast
+import re
 import shlex
 import shutil
 import signal
@@ -46,6 +47,22 @@ def test_help_says_what_it_is_for_and_an_unknown_flag_is_named(name, tools):
     wrong = tools.run(str(script), "--dryrun")
     assert wrong.returncode == 2
     assert "--dryrun" in wrong.err.splitlines()[-1]
+
+
+def test_the_commands_of_the_document_are_accepted(tools):
+    tools.add("nvidia-smi", "echo 0")
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "launch.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines if "launch/" in line and " ..." not in line]
+    assert len(words) == 8
+    for command in words:
+        if command[0] == "python":
+            command = [sys.executable, *command[1:], "--dry-run"]
+        elif "--dry-run" not in command:
+            command.insert(1, "--dry-run")
+        done = tools.run(*command, PYTHON=sys.executable)
+        assert (done.returncode, done.err) == (0, ""), command
+        assert "lra_tasks.train" in done.out
 
 
 def test_functions_and_files_keep_their_size():

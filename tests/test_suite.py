@@ -180,11 +180,14 @@ def test_a_failed_run_stops_no_other_and_is_taken_up_again(suite):
     assert done.returncode == 1
     assert f"failed: {ORDER[2]}: exit code 1: error: loss is nan" in done.err.splitlines()
     assert len(events(suite, "end")) == 3
+    footer = "For simplicity, JAX has removed its internal frames from the traceback of the following exception."
+    other = suite.run(*suite.command, FAIL="text/luna16/cpu/seed0", WORDS=f"no room\n--------------------\n{footer}")
+    assert f"failed: {ORDER[2]}: exit code 1: error: no room" in other.err.splitlines()
     silent = suite.run(*suite.command, FAIL="text/luna16/cpu/seed0")
     assert f"failed: {ORDER[2]}: exit code 1: it said nothing" in silent.err.splitlines()
     again = suite.run(*suite.command)
     assert again.returncode == 0
-    assert [name for name, *_ in events(suite, "start")[4:]] == [ORDER[2]] * 2
+    assert [name for name, *_ in events(suite, "start")[4:]] == [ORDER[2]] * 3
     assert again.err.count("finished before") == 3
 
 
