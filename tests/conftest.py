@@ -4,10 +4,14 @@ import os
 import sys
 from pathlib import Path
 
+from quick_compile import QUICK_FLAGS
+
 assert "jax" not in sys.modules, "JAX was imported before tests/conftest.py, whose settings it would miss"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# half of a run would be optimising what runs for milliseconds; the user's own flags stand behind these, and win
+os.environ["XLA_FLAGS"] = f"{QUICK_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 # most of a run is compiling small functions, so a second run is several times faster
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import QUICK_COMPILE, ROOT
+from quick_compile import QUICK_FLAGS
+from tiny_runs import ROOT
 
 from lra_tasks.efficiency import check, read_benchmark
 from lra_tasks.efficiency_numbers import select
@@ -33,8 +34,7 @@ print(json.dumps(found))
 
 def start(*lines):
     """(exit code, stdout, stderr, whether JAX was imported by then) of each command line, a list of words."""
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILE.items())
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": "1"}
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS, "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-c", CODE, json.dumps([[str(word) for word in line] for line in lines])]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

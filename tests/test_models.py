@@ -7,7 +7,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_runs import QUICK_COMPILE, ROOT, make_experiment
+from quick_compile import QUICK_FLAGS
+from tiny_runs import ROOT, make_experiment
 
 from lra_tasks.costs import count_flops, measure_cost
 from lra_tasks.model import abstract_batch, build_model
@@ -57,8 +58,7 @@ def test_the_cost_of_a_step():
 
 def run_command(*arguments):
     command = [sys.executable, "-m", "lra_tasks.models", *arguments]
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILE.items())
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": "1"}
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS, "JAX_NUM_CPU_DEVICES": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 

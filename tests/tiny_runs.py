@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from quick_compile import QUICK_COMPILE as QUICK_COMPILE  # for tests that compile by hand
+from quick_compile import QUICK_FLAGS
 
 from lra_tasks.listops import LISTOPS_SMALL, generate
 from lra_tasks.settings import Experiment, resolve
@@ -28,11 +29,6 @@ TINY_OVERRIDES = {
     "train.batch_size": 16,
 }
 """Of the preset cpu; a step takes milliseconds, compiling it a second or two."""
-
-QUICK_COMPILE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
-if metadata.version("jax") < "0.11":  # later ones do not know it
-    QUICK_COMPILE["xla_cpu_use_fusion_emitters"] = False
-"""Compiler options for a fraction of the compile time; what runs here runs for milliseconds."""
 
 
 def make_config(name="listops_luna16", preset="cpu", **changes):
@@ -99,8 +95,7 @@ def train_command(workdir: Path, data_dir: Path, **changes):
 
 def start(command, *, environment=None, before=(), **options) -> subprocess.Popen:
     """`python -m lra_tasks.COMMAND...` in the repository, its output in pipes; behind the words `before`, if any."""
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILE.items())
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": "1"} | (environment or {})
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS, "JAX_NUM_CPU_DEVICES": "1"} | (environment or {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     line = [*before, sys.executable, "-m", f"lra_tasks.{command[0]}", *map(str, command[1:])]
     return subprocess.Popen(line, cwd=ROOT, env=environment, **pipes | options)

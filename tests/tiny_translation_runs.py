@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
-from tiny_runs import QUICK_COMPILE, ROOT
+from quick_compile import QUICK_FLAGS
+from tiny_runs import ROOT
 from tiny_translation import ENGLISH, GERMAN, TINY, write_raw
 
 from configs import multi30k_deen_luna16
@@ -89,8 +90,7 @@ def train_command(workdir, data_dir, **changes):
 
 def start(command, **options):
     """An entry as a process of its own, with the tiny task among the tasks, its output in pipes."""
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILE.items())
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": "1"} | options.pop("environment", {})
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS, "JAX_NUM_CPU_DEVICES": "1"} | options.pop("environment", {})
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     line = [sys.executable, "-c", ENTRY, *map(str, command)]
     return subprocess.Popen(line, cwd=ROOT, env=environment, text=True, encoding="utf-8", **pipes | options)
