@@ -17,7 +17,7 @@ state goes in and comes out, so a sequence of any length is processed in pieces 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,23 @@ class CausalState(NamedTuple):
     """Real positions so far, t."""
 
 
+class SumPast(Protocol):
+    """A form of `sum_past`."""
+
+    def __call__(self, query: Array, key: Array, value: Array, before: Array, *, chunk_size: int | None) -> Any:
+        """(out, the sum at the end)."""
+        ...
+
+
+class Past(NamedTuple):
+    """How the past is summed and counted."""
+
+    sum: SumPast
+    """As `sum_past`."""
+    count: Callable[[Array, Array], tuple[Array, Array]]
+    """As `count_past`."""
+
+
 def start_state(pack_query: Float[Array, "B L H K"]) -> CausalState:
     """The state before the first position. `pack_query` is scaled already."""
     pack_query = jnp.swapaxes(pack_query, 1, 2)
@@ -80,29 +97,37 @@ def attend_causally(
     chunk_size: int | None,
     dropout_rate: float = 0.0,
     dropout_keys: tuple[Array | None, Array | None] = (None, None),
+    past: Past | None = None,
 ) -> tuple[Heads, CausalState]:
     """Positions that follow those of `state`: their output [B, N, H, K], and the state behind them.
 
     query (scaled), pack_key, key, value [B, N, H, K]; mask [B, N] True = real: padding adds nothing to the sums and is
     not counted, wherever it stands. p_mask [B, L]: slots that take part in the softmax. `chunk_size` T, any number;
     None: a state for every position. Dropout falls on A, which then enters both sums, and on U, each by its own key;
-    the draws do not depend on the chunks. Sums are kept in float32 at least.
+    the draws do not depend on the chunks. `past`: how sums and counts are taken, by default on one device; a sequence
+    that is split over several has its own (`luna_jax.sequence_parallel`). Sums are kept in float32 at least.
     """
+    past = Past(sum_past, count_past) if past is None else past
     dtype = state.keys.dtype
     scores = jnp.einsum("bnhk,bhlk->bnhl", pack_key.astype(dtype), state.pack_query.astype(dtype))
     weights = dropout(weight(scores), dropout_rate, dropout_keys[0])
     real = jnp.ones(query.shape[:2], bool) if mask is None else mask
     weights = jnp.where(real[:, :, None, None], weights, 0.0)
-    counts = state.count[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32)
+    counts, count = past.count(real, state.count)
     scale = (1.0 / jnp.maximum(counts, 1).astype(dtype))[:, :, None, None]
 
-    form = partial(sum_past, chunk_size=chunk_size)
+    form = partial(past.sum, chunk_size=chunk_size)
     scores, keys = form(query.astype(dtype), key.astype(dtype), weights, state.keys)
     slots = None if p_mask is None else p_mask[:, None, None, :]
     unpack = dropout(masked_softmax(scores * scale, slots), dropout_rate, dropout_keys[1]).astype(dtype)
     y, values = form(unpack, weights, value.astype(dtype), state.values)
-    count = counts[:, -1] if query.shape[1] else state.count
     return (y * scale).astype(value.dtype), CausalState(state.pack_query, keys, values, count)
+
+
+def count_past(real: SequenceMask, before: Int[Array, "B"]) -> tuple[Int[Array, "B N"], Int[Array, "B"]]:
+    """Real positions up to each, `before` of them earlier; and that number at the end."""
+    counts = before[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32)
+    return counts, counts[:, -1] if real.shape[1] else before
 
 
 def sum_past(

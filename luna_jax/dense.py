@@ -1,5 +1,8 @@
 """A linear layer that multiplies one flat matrix."""
 
+import math
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Float
 
@@ -10,8 +13,18 @@ class Dense(nnx.Linear):
     """y = x W + b over the last axis, for any number of leading axes.
 
     The leading axes are flattened first: on CPU, XLA multiplies [B * N, D] up to twice as fast as [B, N, D].
+
+    Args:
+      flattens: False where N is split over devices: [B * N, D] cannot be, so XLA would gather all of it. One row can.
     """
 
+    def __init__(self, in_features: int, out_features: int, *, flattens: bool = True, **options: Any):
+        super().__init__(in_features, out_features, **options)
+        self.flattens = flattens
+
     def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        has_one_row = math.prod(inputs.shape[:-2]) == 1
+        if not self.flattens and not has_one_row:
+            return super().__call__(inputs)
         flat = inputs.reshape(-1, inputs.shape[-1])
         return super().__call__(flat).reshape(*inputs.shape[:-1], self.out_features)

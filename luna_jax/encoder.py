@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from luna_jax.attention.base import SharedParam, draws_key
@@ -14,6 +15,7 @@ from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask, Tokens
 from luna_jax.dense import Dense
 from luna_jax.layers import EncoderLayer, LayerConfig, make_norm
 from luna_jax.ops import dropout, dropout_keys, sinusoid_table
+from luna_jax.sequence_parallel import make_split_sinusoids
 
 POSITIONS = ("learned", "sinusoidal")
 EMBEDDINGS = ("table", "linear")
@@ -73,6 +75,8 @@ class EncoderConfig:
 class Encoded(NamedTuple):
     """What an encoder hands on: x [B, N, D] with its mask, and p [B, L, D] with its mask, or None twice.
 
+    Of sequences that are split over devices N is filled up to a multiple of their number, masked.
+
     There is no p where nothing was packed: without a packed sequence, and in causal Luna, which only reads it.
     """
 
@@ -95,6 +99,12 @@ class Encoder(nnx.Module):
     unless `pack_slots` says "all".
     The layers run under one `jax.lax.scan` over stacked parameters, so compile time does not grow with depth.
     Pre-norm stacks end with a norm for x and one for p.
+
+    Where the attention splits sequences over devices (`split`), positions are filled up on the right, masked, to a
+    length that divides, which may exceed `max_length` by the filling. x and its mask come back in that length: cut
+    short, every device's part would have to move. Tokens are taken whole on every device, N integers. A learned table
+    of positions is used by rows, where they are; its gradient is gathered, N D numbers a step, unless the table is
+    kept split along the same axis and as long as what it is added to.
     """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
@@ -105,7 +115,8 @@ class Encoder(nnx.Module):
         if config.embedding == "table":
             self.embed = nnx.Embed(config.vocab_size, width, embedding_init=table, **types)
         else:
-            self.embed = Dense(1, width, kernel_init=table, bias_init=table, **types)
+            flattens = layer.attention.split is None
+            self.embed = Dense(1, width, flattens=flattens, kernel_init=table, bias_init=table, **types)
         if config.prepend_cls:
             self.cls = nnx.Param(layer.initializers.cls(width)(rngs.params(), (width,), layer.param_dtype))
         if config.positions == "learned":
@@ -174,32 +185,57 @@ class Encoder(nnx.Module):
     def _embed_tokens(self, tokens, token_mask, dropout_key) -> tuple[Array, Array]:
         config, dtype = self.config, self.config.layer.dtype
         # padding may hold any number, and what is outside the table embeds as NaN, which a gradient would pick up
-        tokens, x_mask = jnp.where(token_mask, tokens, 0), token_mask
+        tokens, x_mask, length = self._lay_out(jnp.where(token_mask, tokens, 0), token_mask)
         if config.embedding == "linear":
             tokens = tokens.astype(dtype)[..., None] / (config.vocab_size - 1)
         x = self.embed(tokens)
         if config.prepend_cls:
-            cls = jnp.broadcast_to(self.cls[...].astype(dtype), (x.shape[0], 1, x.shape[-1]))
-            x = jnp.concatenate([cls, x], axis=1)
-            x_mask = jnp.concatenate([jnp.ones_like(token_mask[:, :1]), token_mask], axis=1)
-        length = x.shape[1]
+            is_cls = (jnp.arange(x.shape[1]) == 0)[None, :, None]
+            x = jnp.where(is_cls, self.cls[...].astype(dtype)[None, None], x)
+        if config.scale_embedding:
+            x = x * x.shape[-1] ** 0.5
+        x = x + jnp.asarray(self._find_positions(length, x.shape[1]), dtype)[None]
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
+        x = dropout(x, config.layer.dropout_rate, dropout_key)
+        return self._place(jnp.where(x_mask[..., None], x, jnp.zeros_like(x))), x_mask
+
+    def _lay_out(self, tokens, token_mask) -> tuple[Array, Array, int]:
+        """Tokens with room for [CLS] and filled up to what a split divides, their mask, and the length before that."""
+        config, split = self.config, self.config.layer.attention.split
+        length = tokens.shape[1] + config.prepend_cls
         if length > config.max_length:
             cls_note = ", [CLS] included" if config.prepend_cls else ""
             raise ValueError(
                 f"a sequence of {length} positions{cls_note} exceeds max_length={config.max_length}; "
                 "truncate it, or build the model with a larger max_length"
             )
-        if config.scale_embedding:
-            x = x * x.shape[-1] ** 0.5
-        if config.positions == "learned":
-            table = self.positions[...][:length]
-        else:
-            table = sinusoid_table(config.first_position + length, x.shape[-1])[config.first_position :]
-        x = x + jnp.asarray(table, dtype)[None]
-        if config.embedding_norm:
-            x = self.embedding_norm(x)
-        x = dropout(x, config.layer.dropout_rate, dropout_key)
-        return jnp.where(x_mask[..., None], x, jnp.zeros_like(x)), x_mask
+        filling = 0 if split is None else split.fill_up(length) - length
+        around = ((0, 0), (int(config.prepend_cls), filling))
+        tokens, x_mask = jnp.pad(tokens, around), jnp.pad(token_mask, around)
+        if config.prepend_cls:
+            x_mask = x_mask | (jnp.arange(x_mask.shape[1]) == 0)[None]
+        if split is not None:  # whole before split: tokens that are split already would be moved by the padding
+            tokens, x_mask = (split.place(split.gather(array, 1), 1) for array in (tokens, x_mask))
+        return tokens, x_mask, length
+
+    def _find_positions(self, length: int, filled: int) -> Array | np.ndarray:
+        """What is added at each position, [filled, D]: beyond `length` anything finite."""
+        config, split = self.config, self.config.layer.attention.split
+        if config.positions == "sinusoidal":
+            if split is not None:
+                return make_split_sinusoids(config.first_position, filled, config.layer.emb_dim, split)
+            return sinusoid_table(config.first_position + length, config.layer.emb_dim)[config.first_position :]
+        table = self.positions[...]
+        if split is None or filled == len(table):
+            return table[:length] if split is None else split.place(table, 0)
+        table = jnp.pad(table[:length], ((0, filled - length), (0, 0)))
+        return split.place(split.gather(table, 0), 0)
+
+    def _place(self, x: Array) -> Array:
+        """x [B, N, D] split along N where the attention says so."""
+        split = self.config.layer.attention.split
+        return x if split is None else split.place(x, 1)
 
     def _embed_pack(self, x_mask, dropout_key) -> tuple[Array | None, Array | None]:
         """P_0 [B, L, D], or [num_layers, B, L, D] where each layer learns its own; its mask [B, L]."""
@@ -236,7 +272,8 @@ class Encoder(nnx.Module):
             layer = nnx.merge(graphdef, shared, params if config.tie_layers else params_i)
             rngs = nnx.Rngs(**keys_i) if keys_i else None
             p = p if own_pack is None else own_pack
-            return layer(x, p, x_mask=x_mask, p_mask=p_mask, deterministic="dropout" not in keys_i, rngs=rngs), None
+            x, p = layer(x, p, x_mask=x_mask, p_mask=p_mask, deterministic="dropout" not in keys_i, rngs=rngs)
+            return (self._place(x), p), None
 
         if config.remat:
             # Under scan no optimisation can merge the recomputation with the first computation.

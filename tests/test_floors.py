@@ -13,6 +13,7 @@ FLOORS = {
         ["axes", "initializers"],
         ["ops", "dense", "apollo", "generation_rules"],
         ["attention.checks", "causal", "generation"],
+        ["sequence_parallel"],
         ["attention.base", "attention.blocks"],
         ["attention.chunked", "attention.kernelised", "attention.causal_luna"],
         [
@@ -28,12 +29,16 @@ FLOORS = {
         ["conformance"],
     ],
     "lra_tasks": [
-        ["errors", "metrics", "provenance", "console", "label_layout", "row_styles"],
+        [
+            *("errors", "metrics", "provenance", "console", "label_layout", "row_styles"),
+            *("gradients", "fingerprints", "profiling", "clock", "stopping", "collectives"),
+        ],
         ["vocab", "typed_json", "folders", "contact_sheet", "pathfinder_settings", "intervals", "blocks"],
         ["record_fields", "translation", "subwords"],
         ["task", "record", "bleu", "runlog", "archives", "pathfinder_patches", "published_tables", "report"],
         ["mechanisms", "downloads", "pathfinder_work", "published", "curves", "efficiency", "translation_record"],
-        ["settings", "efficiency_numbers", "bleu_intervals", "groups"],
+        ["machine"],
+        ["settings", "efficiency_numbers", "bleu_intervals", "groups", "hosts", "distributed"],
         ["pathfinder_snakes", "pathfinder_pictures", "archive_members", "translation_settings"],
         ["listops_expression", "listops_trees", "pathfinder_images", "efficiency_tables", "speed_plot"],
         [

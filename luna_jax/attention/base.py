@@ -165,6 +165,8 @@ class SelfAttentionConfig:
     contextual_pack: ClassVar[bool] = False
 
     updates_pack: ClassVar[bool] = False
+    split: ClassVar[None] = None
+    """A position looks at others of its sequence, so no sequence is split over devices."""
 
     @property
     def draw_interval(self) -> int | None:

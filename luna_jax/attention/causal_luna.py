@@ -12,6 +12,7 @@ from luna_jax.causal import WEIGHTS, CausalState, attend_causally, start_state
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
 from luna_jax.ops import dropout_keys, merge_heads, split_heads
+from luna_jax.sequence_parallel import SequenceSplit, split_past
 
 CHUNK_SIZE = 64
 """Positions of a chunk: of 32, 64, 128 and 256 the fastest on a CPU with 64-wide heads and 16 slots."""
@@ -40,6 +41,8 @@ class CausalLunaAttention(nnx.Module):
       weight: w, "softplus" (log2(1 + 2^z)) or "elu" (elu(z) + 1): the two kinds of the paper's Table 4.
       chunk_size: positions taken at once; changes speed and memory alone. None: the state of every position is formed.
       dropout_rate: dropout on A and on U.
+      split: how x is split over devices; its length must divide then, a single position aside, of which there is
+        nothing to split. States are whole on every device.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class CausalLunaAttention(nnx.Module):
         weight: str = "softplus",
         chunk_size: int | None = CHUNK_SIZE,
         dropout_rate: float = 0.0,
+        split: SequenceSplit | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         initializers: Initializers = FAIRSEQ,
@@ -62,8 +66,9 @@ class CausalLunaAttention(nnx.Module):
         if chunk_size is not None:
             checks.check_count("chunk_size", chunk_size)
         self.emb_dim, self.num_heads, self.tie_kv, self.dropout_rate = emb_dim, num_heads, tie_kv, dropout_rate
-        self.weight, self.chunk_size = weight, chunk_size
-        dense = partial(Dense, emb_dim, emb_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.weight, self.chunk_size, self.split = weight, chunk_size, split
+        options = {"flattens": split is None, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        dense = partial(Dense, emb_dim, emb_dim, **options)
         project = partial(dense, kernel_init=initializers.projection, bias_init=initializers.projection_bias(emb_dim))
         self.pack_query, self.query, self.pack_context = project(), project(), project()
         if tie_kv:
@@ -129,6 +134,7 @@ class CausalLunaAttention(nnx.Module):
             chunk_size=self.chunk_size,
             dropout_rate=self.dropout_rate,
             dropout_keys=(next_key(), next_key()),
+            past=None if self.split is None or x.shape[1] == 1 else split_past(self.split),
         )
         return self.out(merge_heads(y)), state
 

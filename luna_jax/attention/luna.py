@@ -24,6 +24,7 @@ from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, Sequen
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
 from luna_jax.ops import attend, dropout_keys, merge_heads, split_heads
+from luna_jax.sequence_parallel import SequenceSplit, pack_split
 
 
 class LunaAttention(nnx.Module):
@@ -49,6 +50,8 @@ class LunaAttention(nnx.Module):
       tie_kv: one projection for key and value inside each of the two attentions.
       pack_projection: an output projection of Y_P, too; what is unpacked and handed on is the projected Y_P.
       dropout_rate: dropout on the probabilities of both softmaxes.
+      split: how the context is split over devices; its length must divide then. x needs no other device: it lies as
+        the caller has it, and so does y.
       dtype: of the computation; parameters are kept in `param_dtype`.
     """
 
@@ -61,6 +64,7 @@ class LunaAttention(nnx.Module):
         tie_kv: bool = False,
         pack_projection: bool = False,
         dropout_rate: float = 0.0,
+        split: SequenceSplit | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         initializers: Initializers = FAIRSEQ,
@@ -71,7 +75,9 @@ class LunaAttention(nnx.Module):
         checks.check_heads(emb_dim, self.num_heads)
         checks.check_heads(emb_dim, self.num_pack_heads, "num_pack_heads")
         checks.check_rate(dropout_rate)
-        dense = partial(Dense, emb_dim, emb_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.split = split
+        options = {"flattens": split is None, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        dense = partial(Dense, emb_dim, emb_dim, **options)
         project = partial(dense, kernel_init=initializers.projection, bias_init=initializers.projection_bias(emb_dim))
         self.pack_query, self.query = project(), project()
         if tie_kv:
@@ -124,7 +130,8 @@ class LunaAttention(nnx.Module):
             key = value = self.pack_context(context)
         else:
             key, value = self.pack_key(context), self.pack_value(context)
-        packed = self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key)
+        mix = attend if self.split is None else partial(pack_split, split=self.split)
+        packed = self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key, mix)
         packed = packed if self.pack_out is None else self.pack_out(packed)
         if self.tie_kv:
             key = value = self.context(packed)
@@ -136,10 +143,10 @@ class LunaAttention(nnx.Module):
         """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
         return self.out(self._attend(self.query(x), *memory, self.num_heads, dropout_key))
 
-    def _attend(self, query, key, value, mask, num_heads, dropout_key):
+    def _attend(self, query, key, value, mask, num_heads, dropout_key, mix=attend):
         query = query * (self.emb_dim // num_heads) ** -0.5
         query, key, value = (split_heads(sequence, num_heads) for sequence in (query, key, value))
-        return merge_heads(attend(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
+        return merge_heads(mix(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
 
     def _check(self, x, x_mask, p, p_mask, context, context_mask):
         if p is None:
@@ -178,6 +185,8 @@ class LunaConfig:
     """Of causal attention, in a causal encoder or in a decoder: "softplus" or "elu"."""
     causal_chunk_size: int = CHUNK_SIZE
     """Of causal attention; changes no result."""
+    split: SequenceSplit | None = None
+    """How sequences are split over devices, if they are; changes no result."""
 
     draw_interval: ClassVar[int | None] = None
     """Nothing is drawn."""
@@ -216,6 +225,7 @@ class LunaConfig:
             tie_kv=self.tie_kv,
             pack_projection=self.pack_projection,
             dropout_rate=self.dropout_rate,
+            split=self.split,
             **common,
         )
 
@@ -228,5 +238,6 @@ class LunaConfig:
             weight=self.causal_weight,
             chunk_size=self.causal_chunk_size,
             dropout_rate=self.dropout_rate,
+            split=self.split,
             **common,
         )

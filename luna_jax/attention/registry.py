@@ -19,6 +19,7 @@ from luna_jax.attention.softmax import SoftmaxConfig
 from luna_jax.attention.sparse import SparseConfig
 from luna_jax.attention.synthesizer import SynthesizerConfig
 from luna_jax.initializers import Initializers
+from luna_jax.sequence_parallel import SequenceSplit
 
 ATTENTIONS = {
     "luna": LunaConfig,
@@ -59,6 +60,11 @@ class AttentionConfig(Protocol):
     @property
     def draw_interval(self) -> int | None:
         """Training steps between draws of features, hashes or patterns; 0: drawn once; None: nothing is drawn."""
+        ...
+
+    @property
+    def split(self) -> SequenceSplit | None:
+        """How sequences are split over devices; None for a mechanism that cannot, or that is not to."""
         ...
 
     def build(self, emb_dim: int, *, dtype, param_dtype, initializers: Initializers, rngs: nnx.Rngs) -> nnx.Module:
