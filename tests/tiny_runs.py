@@ -1,9 +1,12 @@
 """Runs small enough for tests: a tiny experiment, its data, and entries started as processes of their own."""
 
+import fcntl
 import functools
 import importlib
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,9 +122,22 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 @functools.cache
 def uninterrupted_run(folder: Path) -> tuple[Path, Path, subprocess.CompletedProcess]:
-    """(work directory, data folder, the process) of one run straight through, made once a test session."""
-    data_dir, workdir = write_small_store(folder / "small_data"), folder / "straight"
-    return workdir, data_dir, run(*train_command(workdir, data_dir), environment={"JAX_LOG_COMPILES": "1"})
+    """(work directory, data folder, the process) of one run straight through, made once a test session.
+
+    By whichever of its workers comes first; each has a copy of its own, beside the run that was made.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    shared = folder.parent if worker else folder  # a worker has a folder in the session's
+    workdir = shared / f"straight{worker}"
+    data_dir, made, outcome = shared / "small_data", shared / "made", shared / "made.pickle"
+    with open(shared / "made.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            done = run(*train_command(made, write_small_store(data_dir)), environment={"JAX_LOG_COMPILES": "1"})
+            outcome.write_bytes(pickle.dumps(done))
+    if made.exists():  # else the process says why
+        shutil.copytree(made, workdir)
+    return workdir, data_dir, pickle.loads(outcome.read_bytes())
 
 
 def assert_one_line_error(finished, *words):
