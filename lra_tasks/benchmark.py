@@ -22,6 +22,7 @@ USAGE = """Measurements of speed and memory. Run them on a quiet machine.
   python -m lra_tasks.benchmark images      Pathfinder images a second on one core, with their statistics
   python -m lra_tasks.benchmark loader      examples a second of the loader and of the train step, of each prepared task
   python -m lra_tasks.benchmark pathx       memory and time of one Luna-256 train step of Path-X, batch 8
+  python -m lra_tasks.benchmark sequence    bytes that Luna moves between 8 devices that share a sequence, 4K to 1M
 
 efficiency prints tables and writes efficiency-cpu.json (-gpu, -tpu), .png and .svg into --output, over older ones. The
 softmax rows that others are compared with are always among its rows. A cell that does not fit into the free memory by
@@ -52,7 +53,7 @@ _SECONDS = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "folder for efficiency's files; none: runs/benchmark, with --from the folder of FILE"
+    "output", None, "folder of efficiency's or sequence's files; none: runs/benchmark, with --from that of FILE"
 )
 _FROM = flags.DEFINE_string("from", None, "a JSON that efficiency wrote, to be shown again")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader")
@@ -62,6 +63,7 @@ TEXT_SIZE = {"emb_dim": 256, "mlp_dim": 1024, "num_heads": 4, "num_layers": 4, "
 ROWS = ("luna16", "luna128", "luna256", UNFUSED, "transformer")
 LENGTHS = ("1024", "2048", "4096", "8192", "16384")
 PAPER_LENGTHS = ("1024", "2048", "3072", "4096", "8192", "16384")
+SEQUENCE_LENGTHS = ("4096", "65536", "1048576")
 
 
 def main(argv: list[str]) -> int:
@@ -276,6 +278,9 @@ BENCHMARKS = {
     "images": lambda: load_module("benchmark_tasks").show_images(),
     "loader": measure_loader,
     "pathx": measure_pathx,
+    "sequence": lambda: load_module("sequence_benchmark").show_sequence(
+        read_lengths(SEQUENCE_LENGTHS), Path(_OUTPUT.value or "runs/benchmark"), sys.argv[1:]
+    ),
 }
 WEIGHED = {"rows", "lengths", "batch_size", "dropouts", "remat", "dtype"}
 READS: Mapping[str, set[str]] = {
@@ -286,6 +291,7 @@ READS: Mapping[str, set[str]] = {
     "images": set(),
     "loader": {"rounds", "data_dir"},
     "pathx": set(),
+    "sequence": {"lengths", "output"},
 }
 """The flags that each of them reads."""
 

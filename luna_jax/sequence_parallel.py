@@ -108,13 +108,14 @@ def pack_split(
         kept = split.place(jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, shape), 3)
     part, last = Spec(None, split.axis), Spec(None, None, None, split.axis)
     pack = partial(_pack_part, axis=split.axis, dtype=query.dtype, dropout_rate=dropout_rate)
-    # in float32 the gradients of the devices are summed in it, too
     query = query.astype(jnp.promote_types(query.dtype, jnp.float32))
     return split.map(pack, (Spec(), part, part, part, last), Spec())(query, key, value, mask, kept)
 
 
 def _pack_part(query, key, value, mask, kept, *, axis, dtype, dropout_rate):
     """One device's share of the context, and what all of them make of it."""
+    # to each device its copy before the cast, so that the gradients of the copies are summed in float32
+    query = jax.lax.pcast(query, axis, to="varying")
     scores = jnp.einsum("bnhk,bmhk->bhnm", query.astype(dtype), key, preferred_element_type=query.dtype)
     if mask is not None:
         mask = mask[:, None, None, :]

@@ -91,7 +91,7 @@ FLOORS = {
             "efficiency_machine",
             "efficiency_files",
         ],
-        ["efficiency_cells", "translation_preparation", "causal_benchmark"],
+        ["efficiency_cells", "translation_preparation", "causal_benchmark", "sequence_benchmark"],
         ["efficiency_run"],
         ["train", "evaluate", "translate", "prepare", "results", "benchmark", "models", "conformance", "drift"],
     ],

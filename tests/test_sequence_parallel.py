@@ -15,6 +15,7 @@ from models import (
     draw_array,
     draw_tokens,
     jit_quickly,
+    list_equations,
     make_classifier_config,
     make_encoder_config,
     make_layer_config,
@@ -100,6 +101,17 @@ def test_packing_in_other_dtypes(dtype):
     with precise("float64"):
         expected = differentiate(attend, *(jnp.asarray(array, jnp.float64) for array in heads))
     assert_same(found, expected, dtype)
+
+
+def test_devices_sum_in_float32_whatever_the_dtype():
+    """What is packed, and in the backward pass the gradient of the query, which all devices have in common."""
+    query, key = jnp.ones((1, 5, 2, 3), jnp.bfloat16), jnp.ones((1, 16, 2, 3), jnp.bfloat16)
+    pack = partial(pack_split, mask=None, split=make_split(4))
+    jaxpr = jax.make_jaxpr(jax.grad(lambda *args: jnp.sum(pack(*args)), argnums=(0, 1, 2)))(query, key, key)
+    sums = [one for one in list_equations(jaxpr.jaxpr) if one.primitive.name.startswith("psum")]
+    shapes = {(number.aval.dtype.name, number.aval.shape) for one in sums for number in one.invars}
+    assert shapes == {("float32", query.shape), ("float32", (1, 2, 5))}
+    assert sum(number.aval.shape == query.shape for one in sums for number in one.invars) == 2
 
 
 @pytest.mark.parametrize("num_parts", [2, 8])

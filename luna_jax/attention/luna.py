@@ -11,7 +11,6 @@ Both are softmax attention, so the whole is linear in the sequence, and Y_P goes
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -188,9 +187,6 @@ class LunaConfig:
     split: SequenceSplit | None = None
     """How sequences are split over devices, if they are; changes no result."""
 
-    draw_interval: ClassVar[int | None] = None
-    """Nothing is drawn."""
-
     def __post_init__(self):
         if self.pack_length < 1:
             raise ValueError(f"pack_length={self.pack_length}; Luna needs at least one pack slot")
@@ -206,6 +202,11 @@ class LunaConfig:
                 f"causal Luna has one number of heads and no packed sequence to project; set num_pack_heads to "
                 f"num_heads={self.num_heads} and pack_projection=False"
             )
+
+    @property
+    def draw_interval(self) -> int | None:
+        """None: nothing is drawn."""
+        return None
 
     @property
     def updates_pack(self) -> bool:
