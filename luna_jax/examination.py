@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class ModuleConfig:
     pack_length: int = 0
     contextual_pack: bool = False
     draw_interval: int | None = None
+    split: ClassVar[None] = None
+    """A bare module is not told how sequences are split over devices."""
 
     @property
     def updates_pack(self) -> bool:
