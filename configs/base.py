@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.rfa = _rfa()
     config.optim = _optim()
     config.train = _train()
+    config.machine = make_machine_section()
     return config
 
 
@@ -229,3 +230,19 @@ def _train() -> ConfigDict:
     train.eval_every_steps = 500  # evaluations on the whole validation split; the best one is kept
     train.checkpoint_every_steps = 500  # checkpoints to resume from
     return train
+
+
+def make_machine_section() -> ConfigDict:
+    """How machines carry a run out. Decides no result beyond rounding, and is in no record's hash."""
+    machine = ConfigDict()
+    # The mesh: data * model * sequence devices, of all hosts together.
+    machine.data = 0  # parts of a batch; 0: as many as devices are left
+    machine.model = 1  # parts of attention heads and feed-forward width; divides them
+    machine.sequence = 1  # parts of every sequence; for Luna, whose traffic does not grow with the length
+    machine.shard_params = False  # parameters and optimizer state split over `data`, too (FSDP), which saves memory
+    # Parts of a batch one after the other, their gradients summed: less memory. Dropout then draws other numbers.
+    machine.microbatches = 1
+    # Folder of compiled programs, so that the next start compiles nothing. "auto": in the user's cache; "off": none.
+    machine.compilation_cache = "auto"
+    machine.heartbeat_seconds = 60  # a host that is silent for so long is dead, and ends the others
+    return machine

@@ -6,6 +6,8 @@ here are plain starting points of our own, not anybody's recipe.
 
 from ml_collections import ConfigDict
 
+from configs.base import make_machine_section
+
 
 def get_config() -> ConfigDict:
     """The base config."""
@@ -36,6 +38,7 @@ def get_config() -> ConfigDict:
     config.decode.length_factor = 1.2  # most tokens of a translation: length_factor * source + length_offset
     config.decode.length_offset = 10
     config.decode.max_tokens = 4096  # source subwords a batch; changes no result
+    config.machine = make_machine_section()
     return config
 
 

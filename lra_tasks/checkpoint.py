@@ -4,7 +4,7 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from lra_tasks.errors import UserError
+from lra_tasks.fingerprints import take_fingerprints
+from lra_tasks.hosts import gather_texts, is_lead
 from lra_tasks.settings import differences
 
 KEPT = {"last": 2, "best": 1}
@@ -20,6 +22,14 @@ KEPT = {"last": 2, "best": 1}
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or does not fit; what was saved before is untouched."""
+
+
+class TornCheckpoint(CheckpointError):
+    """A checkpoint that cannot be read, or holds other numbers than were written."""
+
+
+TORN = "torn"
+"""Where checkpoints that cannot be read are put aside, as KIND-STEP."""
 
 
 def describe(tree: Any) -> dict[str, str]:
@@ -107,7 +117,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        notes = {"notes": notes, "arrays": describe(tree)}
+        notes = {"notes": notes, "arrays": describe(tree), "fingerprints": take_fingerprints(tree)}
         try:
             manager = self._manager(kind)
             if step in manager.all_steps():
@@ -130,13 +140,15 @@ class Checkpoints:
         step, notes = self._read(kind)
         return step, notes["notes"]
 
-    def restore(self, kind: str, abstract: Any, *, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
+    def restore(
+        self, kind: str, abstract: Any, *, step: int | None = None, shardings: Any = None
+    ) -> tuple[int, Any, dict[str, Any]]:
         """Step, tree and notes of the checkpoint of a kind at `step`, or of the newest.
 
-        `abstract` has the shapes and dtypes that the caller expects. CheckpointError names the arrays that differ.
+        `abstract` has the shapes and dtypes that the caller expects, `shardings` says where the arrays are to lie, on
+        any number of devices; default: the first. CheckpointError names the arrays that differ, TornCheckpoint is for
+        one that cannot be read.
         """
-        import orbax.checkpoint as ocp
-
         step, notes = self._read(kind, step)
         differing = differences(describe(abstract), notes["arrays"])
         if differing:
@@ -145,13 +157,51 @@ class Checkpoints:
                 f"{self._root / kind / str(step)} belongs to another model: {'; '.join(differing[:3])}{more} "
                 "(here = this config, there = the checkpoint); take the work directory that it came from"
             )
-        sharding = SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
-        try:
-            restored = self._manager(kind).restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))
-        except Exception as error:
-            raise CheckpointError(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
-        return step, restored.tree, notes["notes"]
+        if shardings is None:
+            shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), abstract)
+        tree = self._read_arrays(kind, step, abstract, shardings)
+        if (written := notes.get("fingerprints")) is not None:
+            found = take_fingerprints(tree)
+            if changed := [name for name, value in written.items() if found[name] != value]:
+                raise TornCheckpoint(
+                    f"{self._root / kind / str(step)} holds other numbers than were written: {changed[0]}"
+                )
+        return step, tree, notes["notes"]
+
+    def restore_newest(
+        self, kind: str, abstract: Any, report: Callable[[str], None], *, shardings: Any = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint of a kind that is whole; None where there is none at all.
+
+        One that is torn is reported, put aside, and the one before it taken. TornCheckpoint where all are torn.
+        """
+        torn = []
+        for step in reversed(self.list_steps(kind)):
+            found, fault = None, ""
+            try:
+                found = self.restore(kind, abstract, step=step, shardings=shardings)
+            except TornCheckpoint as error:
+                fault = str(error)
+            faults = [text for text in gather_texts(fault) if text]
+            if not faults:
+                return found
+            self._put_aside(kind, step)
+            torn.append(step)
+            report(f"{faults[0]}; it is now {TORN}/{kind}-{step}, and the checkpoint before it is looked at")
+        if torn:
+            raise TornCheckpoint(
+                f"no whole checkpoint is left under {self._root / kind} (torn: steps {', '.join(map(str, torn))}); "
+                "start again in a new work directory"
+            )
+        return None
+
+    def _put_aside(self, kind: str, step: int) -> None:
+        aside = self._root / TORN / f"{kind}-{step}"
+        if is_lead():
+            aside.parent.mkdir(exist_ok=True)
+            (self._root / kind / str(step)).rename(aside)
+        gather_texts("moved")
+        self._manager(kind).reload()
 
     def _read(self, kind: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
         import orbax.checkpoint as ocp
@@ -162,8 +212,20 @@ class Checkpoints:
         try:
             restored = self._manager(kind).restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
         except Exception as error:
-            raise CheckpointError(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
+            raise TornCheckpoint(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
         return step, restored.notes
+
+    def _read_arrays(self, kind: str, step: int, abstract: Any, shardings: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        def target(leaf, sharding):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(jax.tree.map(target, abstract, shardings)))
+        try:
+            return self._manager(kind).restore(step, args=arguments).tree
+        except Exception as error:
+            raise TornCheckpoint(f"{self._root / kind / str(step)} cannot be read: {_first_line(error)}") from error
 
     def _manager(self, kind: str):
         import orbax.checkpoint as ocp

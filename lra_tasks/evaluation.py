@@ -2,17 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from lra_tasks.errors import UserError
-from lra_tasks.loader import eval_batches
+from lra_tasks.loader import eval_batch
 from lra_tasks.metrics import Sums
 from lra_tasks.task import AnyBatch, Split, Task
 
 EvalStep = Callable[[Any, AnyBatch], tuple[Sums, jax.Array]]
+Put = Callable[[int, Callable[[slice], AnyBatch]], AnyBatch]
+"""(rows of a batch, function that gathers some of them) -> the batch, on the devices."""
+
+
+def keep_on_host(num_rows: int, gather: Callable[[slice], AnyBatch]) -> AnyBatch:
+    """A batch for one device."""
+    return gather(slice(0, num_rows))
 
 
 @dataclass(frozen=True)
@@ -30,21 +38,28 @@ class Evaluation:
 
 
 def evaluate_split(
-    eval_step: EvalStep, params: Any, split: Split, *, batch_size: int, length: int, declared: int
+    eval_step: EvalStep,
+    params: Any,
+    split: Split,
+    *,
+    batch_size: int,
+    length: int,
+    declared: int,
+    put: Put = keep_on_host,
 ) -> Evaluation:
     """Runs `eval_step` over a split. Raises UserError unless exactly `declared` examples were counted."""
     results = [
-        (eval_step(params, batch), batch.example_mask)
-        for batch in eval_batches(split, batch_size=batch_size, length=length)
+        eval_step(params, put(batch_size, partial(eval_batch, split, begin, length)))
+        for begin in range(0, split.num_examples, batch_size)
     ]
     results = jax.device_get(results)
-    count = sum(int(sums.count) for (sums, _), _ in results)
+    count = sum(int(sums.count) for sums, _ in results)
     if count != declared:
         raise UserError(
             f"{count} examples were evaluated, {declared} are declared; prepare the task again with --rebuild"
         )
-    correct = np.concatenate([right[mask] for (_, right), mask in results])
-    loss = sum(float(sums.loss) for (sums, _), _ in results) / count
+    correct = np.concatenate([right for _, right in results])[: split.num_examples]
+    loss = sum(float(sums.loss) for sums, _ in results) / count
     return Evaluation(loss, int(correct.sum()) / count, correct, count)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lra_tasks.evaluation import majority_share
+from lra_tasks.hosts import is_lead
 from lra_tasks.provenance import git_commit, host_cores, library_versions, peak_process_bytes, portable_command
 from lra_tasks.record import (
     Device,
@@ -29,12 +30,14 @@ RECORD = "record.json"
 
 def write_run_record(run: ClassifierRun, workdir: Path) -> Record:
     """Scores the best and the last checkpoint and writes `record.json`."""
-    best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract)
+    shardings = run.shardings.state["params"]
+    best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract, shardings=shardings)
     last_step, last_params = int(run.state["step"]), run.state["params"]
     last, counts = score_checkpoint(run, last_step, last_params)
     best = last if best_step == last_step else score_checkpoint(run, best_step, best_params)[0]
     record = make_record(run, best, last, counts)
-    write_record(record, workdir / RECORD)
+    if is_lead():
+        write_record(record, workdir / RECORD)
     return record
 
 
@@ -57,7 +60,7 @@ def make_record(run: ClassifierRun, best: Scores, last: Scores, counts: dict[str
     experiment, task, clock = run.experiment, run.task, run.clock
     config = experiment.as_dict()
     commit, dirty = git_commit()
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     wall_seconds = clock.wall_seconds
     memory = device.memory_stats() or {}
     return Record(
@@ -74,7 +77,7 @@ def make_record(run: ClassifierRun, best: Scores, last: Scores, counts: dict[str
         commit_dirty=dirty,
         command=portable_command("lra_tasks.train", sys.argv[1:]),
         versions=library_versions(),
-        device=Device(platform=device.platform, kind=device.device_kind, count=1),
+        device=Device(platform=device.platform, kind=device.device_kind, count=run.layout.mesh.size),
         host_cores=host_cores(),
         num_parameters=run.model.num_parameters,
         splits={

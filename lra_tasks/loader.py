@@ -92,11 +92,17 @@ def batch_at(split: Split, *, seed: int, step: int, batch_size: int, length: int
 
 def eval_batches(split: Split, *, batch_size: int, length: int, rows: slice = ALL_ROWS) -> Iterator[AnyBatch]:
     """Every example once, in order; the last batch is filled up with rows whose `example_mask` is False."""
+    start, stop, _ = rows.indices(batch_size)
     for begin in range(0, split.num_examples, batch_size):
-        indices = np.arange(begin, begin + batch_size)[rows]
-        real = indices < split.num_examples
-        batch = gather(split, indices[real], length)
-        yield batch if real.all() else fill_up(batch, len(indices))
+        yield eval_batch(split, begin, length, slice(start, stop))
+
+
+def eval_batch(split: Split, begin: int, length: int, rows: slice) -> AnyBatch:
+    """Rows `rows` of the batch that begins with example `begin`, filled up behind the last example."""
+    indices = np.arange(begin + rows.start, begin + rows.stop)
+    real = indices < split.num_examples
+    batch = gather(split, indices[real], length)
+    return batch if real.all() else fill_up(batch, len(indices))
 
 
 def fill_up(batch: AnyBatch, batch_size: int) -> AnyBatch:

@@ -1,23 +1,36 @@
 """The training loop, whatever is trained: steps, numbers, validation, checkpoints, and a stop that loses nothing."""
 
 import math
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from lra_tasks.checkpoint import Checkpoints
+from lra_tasks.checkpoint import Checkpoints, TornCheckpoint
+from lra_tasks.clock import Clock
+from lra_tasks.distributed import Layout, StepShardings
 from lra_tasks.errors import UserError
-from lra_tasks.runlog import RunLog
+from lra_tasks.machine import MachineSettings
+from lra_tasks.profiling import Profile
+from lra_tasks.runlog import RunLog, say_on_stderr
 from lra_tasks.steps import State
+from lra_tasks.stopping import Stop, watch_signals
 
 
 class Stopped(UserError):
     """The run was asked to stop; it has saved and can be taken up again."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is carried out on."""
+
+    settings: MachineSettings
+    layout: Layout
+    profile: Profile
 
 
 class LoopSettings(Protocol):
@@ -34,43 +47,6 @@ class LoopSettings(Protocol):
 
 
 @dataclass
-class Clock:
-    """Seconds of the run, over all its attempts. Evaluation and saving do not count as training."""
-
-    train_seconds: float = 0.0
-    earlier_seconds: float = 0.0
-    """Wall time of earlier attempts."""
-    compile_seconds: float = 0.0
-    resumed: int = 0
-    speeds: list[float] = field(default_factory=list)
-    """Steps per second of each logging interval."""
-    started: float = field(default_factory=time.monotonic)
-
-    def as_notes(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {
-            "train_seconds": self.train_seconds,
-            "wall_seconds": self.wall_seconds,
-            "compile_seconds": self.compile_seconds,
-            "resumed": self.resumed,
-            "speeds": self.speeds,
-        }
-
-    @classmethod
-    def from_notes(cls, notes: dict[str, Any]) -> "Clock":
-        """The clock of a run that is taken up again."""
-        times = {"train_seconds": notes["train_seconds"], "earlier_seconds": notes["wall_seconds"]}
-        return cls(
-            **times, compile_seconds=notes["compile_seconds"], resumed=notes["resumed"] + 1, speeds=notes["speeds"]
-        )
-
-    @property
-    def wall_seconds(self) -> float:
-        """Seconds of all attempts until now."""
-        return self.earlier_seconds + time.monotonic() - self.started
-
-
-@dataclass
 class Run:
     """A run as the loop sees it. What is trained says how, by overriding the methods.
 
@@ -80,6 +56,8 @@ class Run:
     name: str
     """Of the row, in front of every line."""
     settings: LoopSettings
+    layout: Layout
+    shardings: StepShardings
     checkpoints: Checkpoints
     log: RunLog
     state: State
@@ -88,12 +66,13 @@ class Run:
     clock: Clock
     best_score: float
     """Of the validations so far, see `read_best_score`."""
+    profile: Profile
 
     def __post_init__(self):
         self.compiled: dict[Any, Any] = {}
 
     def next_batch(self, step: int) -> Any:
-        """The batch of a step, a function of the seed and the step alone."""
+        """The batch of a step, a function of the seed and the step alone, on the devices."""
         raise NotImplementedError
 
     def validate(self, step: int) -> None:
@@ -121,6 +100,11 @@ class Run:
         self.state, numbers = self.compiled[shape](self.state, batch)
         return numbers
 
+    def say_if_any(self, text: str | None) -> None:
+        """A line of the log."""
+        if text is not None:
+            self.log.say(text)
+
     def keep_best(self, step: int, score: float, notes: dict[str, Any]) -> bool:
         """Whether a validation is the best so far; if it is, its parameters are kept."""
         if score <= self.best_score:
@@ -130,41 +114,37 @@ class Run:
         return True
 
 
-class StopFlag:
-    """Set by SIGTERM and SIGINT, looked at after every step. A second signal ends the process at once."""
-
-    def __init__(self):
-        self.name: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopFlag":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._set)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _set(self, number, _frame) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
-
-
 def restore_or_init(
-    init: Callable[[], State], checkpoints: Checkpoints, complete: Callable[[State], State] = lambda state: state
-) -> tuple[State, Clock]:
-    """The state to go on from: the newest checkpoint, or step 0, which `complete` may add to, with what data say."""
-    if checkpoints.latest_step("last") is None:
-        # Committed to the device as restored arrays are: with both kinds the eval step would be compiled twice.
-        return jax.device_put(complete(jax.jit(init)()), jax.devices()[0]), Clock()
-    _, state, notes = checkpoints.restore("last", jax.eval_shape(init))
-    return state, Clock.from_notes(notes)
+    init: Callable[[], State],
+    checkpoints: Checkpoints,
+    layout: Layout,
+    complete: Callable[[State], State] = lambda state: state,
+) -> tuple[State, Clock, StepShardings]:
+    """The state to go on from, on the devices, and where everything lies.
+
+    It is the newest whole checkpoint, or step 0, which `complete` may add to, with what data say.
+    """
+    abstract = jax.eval_shape(init)
+    shardings = layout.for_steps(abstract)
+    found = checkpoints.restore_newest("last", abstract, say_on_stderr, shardings=shardings.state)
+    if found is not None:
+        _, state, notes = found
+        return state, Clock.from_notes(notes), shardings
+    # Made where it belongs, as restored arrays are: with two kinds of arrays the eval step would be compiled twice.
+    state = complete(jax.jit(init, out_shardings=shardings.state)())
+    return layout.keep(state, shardings.state), Clock(), shardings
 
 
-def read_best_score(checkpoints: Checkpoints, name: str) -> float:
-    """The validation score that `best` was kept for, by its name in the notes; -1 where there is none yet."""
-    return -1.0 if checkpoints.latest_step("best") is None else checkpoints.read_notes("best")[1][name]
+def read_best_score(checkpoints: Checkpoints, name: str, params: Any, shardings: StepShardings) -> float:
+    """The validation score that `best` was kept for, by its name in the notes; -1 where there is none yet.
+
+    A `best` that is torn is put aside, and counts as none: the next validation makes another.
+    """
+    try:
+        found = checkpoints.restore_newest("best", params, say_on_stderr, shardings=shardings.state["params"])
+    except TornCheckpoint:
+        return -1.0
+    return -1.0 if found is None else found[2][name]
 
 
 def run_to_the_end(run: Run, finish: Callable[[Any], None]) -> None:
@@ -175,13 +155,16 @@ def run_to_the_end(run: Run, finish: Callable[[Any], None]) -> None:
     """
     if start := int(run.state["step"]):
         run.log.say(f"resumed at step {start}")
-    with StopFlag() as stop:
-        run_steps(run, stop)
+    try:
+        with watch_signals() as stop:
+            run_steps(run, stop)
+    finally:
+        run.say_if_any(run.profile.close())
     run.checkpoints.wait()
     finish(run)
 
 
-def run_steps(run: Run, stop: StopFlag) -> None:
+def run_steps(run: Run, stop: Stop) -> None:
     """The loop: launch a step, then look at the numbers of the one before; the device never waits for Python."""
     settings = run.settings
     start = int(run.state["step"])
@@ -191,11 +174,13 @@ def run_steps(run: Run, stop: StopFlag) -> None:
     pending = None
     for step in range(start, settings.num_steps):
         compiled_before = run.clock.compile_seconds
+        run.say_if_any(run.profile.look(step - start, run.state["step"]))
         numbers = run.take_step(run.next_batch(step))
         interval.leave_out(run.clock.compile_seconds - compiled_before)
         if pending is not None:
             interval.handle(*pending)
         pending = (step + 1, numbers)
+        stop.look(step + 1)
         due = [
             act for cadence, act in run.list_actions() if (step + 1) % cadence == 0 or step + 1 == settings.num_steps
         ]

@@ -18,6 +18,7 @@ from luna_jax.classifier import Classifier, ClassifierConfig, PairedClassifier
 from luna_jax.encoder import EncoderConfig
 from luna_jax.initializers import INITIALIZERS
 from luna_jax.layers import LayerConfig
+from luna_jax.sequence_parallel import SequenceSplit
 
 Params = dict[str, Any]
 
@@ -50,13 +51,16 @@ class Model:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract))
 
 
-def classifier_config(experiment: Experiment, task: Task) -> ClassifierConfig:
-    """The model library's configuration of an experiment on a task. Raises UserError where the two do not fit."""
+def classifier_config(experiment: Experiment, task: Task, split: SequenceSplit | None = None) -> ClassifierConfig:
+    """The model library's configuration of an experiment on a task. Raises UserError where the two do not fit.
+
+    `split`: sequences are split over devices.
+    """
     check_task(experiment, task)
     model = experiment.model
     positions = sequence_length(experiment, task) + model.prepend_cls
     layer = LayerConfig(
-        attention=attention_config(experiment, positions),
+        attention=attention_config(experiment, positions, split),
         emb_dim=model.emb_dim,
         mlp_dim=model.mlp_dim,
         norm=model.norm,
@@ -93,11 +97,18 @@ def classifier_config(experiment: Experiment, task: Task) -> ClassifierConfig:
     )
 
 
-def attention_config(experiment: Experiment, positions: int) -> AttentionConfig:
+def attention_config(experiment: Experiment, positions: int, split: SequenceSplit | None = None) -> AttentionConfig:
     """The mechanism's configuration, told the number of positions where its parameters or buckets depend on it."""
     model = experiment.model
     kind = get_attention_config(model.attention)
     switches = asdict(getattr(experiment, model.attention))
+    if split is not None:
+        if "split" not in {field.name for field in fields(kind)}:
+            raise UserError(
+                f"machine.sequence={split.num_parts} splits sequences over devices, which {model.attention} attention "
+                "cannot; set it to 1 and use data and model, or take luna"
+            )
+        switches["split"] = split
     if experiment.pack is not None:
         switches["pack_projection"] = experiment.pack.projection
     if "max_length" in {field.name for field in fields(kind)}:
@@ -115,9 +126,9 @@ def attention_config(experiment: Experiment, positions: int) -> AttentionConfig:
         raise UserError(f"{model.attention}: {mistake}") from None
 
 
-def build_model(experiment: Experiment, task: Task) -> Model:
+def build_model(experiment: Experiment, task: Task, split: SequenceSplit | None = None) -> Model:
     """The classifier of an experiment on a task. Raises UserError for what its attention mechanism cannot be."""
-    config = classifier_config(experiment, task)
+    config = classifier_config(experiment, task, split)
     try:
         model = model_from_config(config)
         # One trace at the door: a block larger than the sequence is known only when a sequence comes.

@@ -8,20 +8,28 @@ from typing import Any
 from lra_tasks.typed_json import write_text
 
 
+def say_on_stderr(text: str) -> None:
+    """A line for people, before there is a log."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class RunLog:
     """Numbers of a run. `metrics.jsonl` is the source of truth; the console is for people.
 
-    Lines of steps after `start_step` (of an attempt that was killed before its checkpoint) are dropped on opening, so a
-    step is never logged twice.
+    Of many hosts one has `writes`; on the others nothing is written or said. Lines of steps after `start_step` (of an
+    attempt that was killed before its checkpoint) are dropped on opening, so a step is never logged twice.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, num_steps: int, title: str):
+    def __init__(self, workdir: Path, *, start_step: int, num_steps: int, title: str, writes: bool = True):
         self._path = workdir / "metrics.jsonl"
-        self._drop_lines_after(start_step)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         self._num_steps, self._title = num_steps, title
         self._bar: Any = None
         self._task: Any = None
+        self._file: Any = None
+        if not writes:
+            return
+        self._drop_lines_after(start_step)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         if sys.stderr.isatty():
             self._open_bar(start_step)
 
@@ -33,6 +41,8 @@ class RunLog:
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
         """One line of metrics.jsonl: step, split and numbers."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
         self._file.flush()
 
@@ -41,22 +51,23 @@ class RunLog:
         shown = {} if numbers is None else {"numbers": _format(numbers)}
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **shown)
-        elif numbers is not None:
-            print(f"{self._title} step {step}/{self._num_steps}  {_format(numbers)}", file=sys.stderr, flush=True)
+        elif numbers is not None and self._file is not None:
+            say_on_stderr(f"{self._title} step {step}/{self._num_steps}  {_format(numbers)}")
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        elif self._file is not None:
+            say_on_stderr(text)
 
     def close(self) -> None:
         """Ends the bar and the file."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _open_bar(self, start_step: int) -> None:
         from rich.console import Console

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lra_tasks.errors import UserError
+from lra_tasks.machine import SECTION
 from lra_tasks.mechanisms import (
     MECHANISMS,
     USUAL_PACK,
@@ -201,12 +202,13 @@ class Experiment:
 def resolve(config: dict[str, Any], overridden: Iterable[str] = ()) -> Experiment:
     """A config, fresh or read back from config.json, as an Experiment.
 
-    Sections of other mechanisms are left out. `overridden` are the dotted keys that the user set by hand: one that lies
-    in a section that is not in use raises, for it would be accepted and ignored.
+    Sections of other mechanisms are left out, and so is `machine`, which decides no result. `overridden` are the dotted
+    keys that the user set by hand: one that lies in a section that is not in use raises, for it would be accepted and
+    ignored.
     """
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError("a config is an object with the section model; take one that lra_tasks.train wrote")
-    config = dict(config)
+    config = {key: value for key, value in config.items() if key != SECTION}
     if config.get("pack") in (None, dataclasses.asdict(USUAL_PACK)):
         config["pack"] = None
     attention = config["model"].get("attention")

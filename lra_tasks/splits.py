@@ -1,5 +1,8 @@
 """What a run trains on, validates on and tests on, out of a prepared task."""
 
+import zlib
+from typing import Any
+
 import numpy as np
 
 from lra_tasks.task import Split, Task
@@ -29,3 +32,11 @@ def join_splits(first: Split, second: Split) -> Split:
 def declared_examples(task: Task, validation: str, split: str) -> int:
     """Examples that the validation or test split of a run must have."""
     return task.splits["test" if validation == "test" and split == "validation" else split]
+
+
+def identify(splits: dict[str, Split]) -> dict[str, Any]:
+    """What tells these examples from others, in a few numbers a split."""
+    return {
+        name: {"examples": one.num_examples, "tokens": len(one.tokens), "labels": zlib.crc32(one.labels.tobytes())}
+        for name, one in splits.items()
+    }

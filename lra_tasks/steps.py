@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lra_tasks.distributed import StepShardings
+from lra_tasks.gradients import mean_gradients
 from lra_tasks.metrics import Sums, score
 from lra_tasks.model import Model
 from lra_tasks.optim import make_optimizer, make_schedule
@@ -34,13 +36,14 @@ def make_init(experiment: Experiment, model: Model) -> Callable[[], State]:
 
 
 def make_train_step(
-    experiment: Experiment, model: Model
+    experiment: Experiment, model: Model, shardings: StepShardings | None = None, *, microbatches: int = 1
 ) -> Callable[[State, AnyBatch], tuple[State, dict[str, jax.Array]]]:
     """(state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "parameter_norm", "learning_rate"}).
 
     Loss and accuracy are means over real examples; the norm of the parameters is the new ones', so that a step whose
     update ruined them is known before they are saved. The old state is donated. Dropout of step t draws from the run's
-    key with t folded in; features and hashes of attention from another, with the number of the draw folded in.
+    key with t folded in; features and hashes of attention from another, with the number of the draw folded in. Without
+    `shardings` the step is for one device.
     """
     schedule = make_schedule(experiment.optim, experiment.train.num_steps)
     optimizer = make_optimizer(experiment.optim, schedule)
@@ -55,16 +58,15 @@ def make_train_step(
         run_key = jax.random.fold_in(jax.random.key(experiment.train.seed), DROPOUT_STREAM)
         dropout_key = jax.random.fold_in(run_key, state["step"])
 
-        def loss_of(params):
-            logits = model.apply(params, batch, dropout_key, draws_key_of(state["step"]))
-            sums, _ = score(logits, batch.labels, batch.example_mask)
-            return sums.loss / jnp.maximum(sums.count, 1), sums
+        def sums_of(params, batch, key):
+            logits = model.apply(params, batch, key, draws_key_of(state["step"]))
+            return score(logits, batch.labels, batch.example_mask)[0]
 
-        (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        gradients, sums = mean_gradients(sums_of, state["params"], batch, dropout_key, microbatches)
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         numbers = {
-            "loss": loss,
+            "loss": sums.loss / jnp.maximum(sums.count, 1),
             "accuracy": sums.correct / jnp.maximum(sums.count, 1),
             "gradient_norm": optax.tree.norm(gradients),
             "parameter_norm": optax.tree.norm(params),
@@ -72,17 +74,34 @@ def make_train_step(
         }
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, **name_train_shardings(shardings))
 
 
-def make_eval_step(model: Model) -> Callable[[Any, AnyBatch], tuple[Sums, jax.Array]]:
+def name_train_shardings(shardings: StepShardings | None) -> dict[str, Any]:
+    """The keywords of `jax.jit` for (state, batch) -> (state, numbers)."""
+    if shardings is None:
+        return {}
+    inputs, outputs = (shardings.state, shardings.rows), (shardings.state, shardings.whole)
+    return {"in_shardings": inputs, "out_shardings": outputs}
+
+
+def name_eval_shardings(shardings: StepShardings | None) -> dict[str, Any]:
+    """The keywords of `jax.jit` for (params, batch) -> results, which every host sees whole."""
+    if shardings is None:
+        return {}
+    return {"in_shardings": (shardings.state["params"], shardings.rows), "out_shardings": shardings.whole}
+
+
+def make_eval_step(
+    model: Model, shardings: StepShardings | None = None
+) -> Callable[[Any, AnyBatch], tuple[Sums, jax.Array]]:
     """(params, batch) -> (sums over real examples, which examples were answered right [B])."""
 
     def eval_step(params, batch: AnyBatch):
         logits = model.apply(params, batch)
         return score(logits, batch.labels, batch.example_mask)
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, **name_eval_shardings(shardings))
 
 
 def make_predict_step(model: Model) -> Callable[[Any, AnyBatch], jax.Array]:

@@ -3,17 +3,22 @@
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.errors import UserError
+from lra_tasks.machine import MachineSettings, Processes, keep_compiled_programs, take_machine
+from lra_tasks.provenance import git_commit, library_versions
 from lra_tasks.settings import Experiment, check_task, differences, resolve
 from lra_tasks.translation_settings import TranslationExperiment, is_translation, resolve_translation
 from lra_tasks.typed_json import write_text
+
+if TYPE_CHECKING:
+    from lra_tasks.loop import Machine
 
 USAGE = """Train a model on a task, evaluate it on the whole test split and write its record.
 
@@ -38,6 +43,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; made if it 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data", "folder of prepared data; ListOps is prepared there if it is missing"
 )
+_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of a few steps below the work directory")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", None, ["auto"], "one process a host, found through TPU metadata, Slurm, GKE or Open MPI"
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the processes meet")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of this run, one a host")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0")
 
 
 @dataclass(frozen=True)
@@ -45,44 +57,98 @@ class Job:
     """What a config asks to be trained."""
 
     experiment: Experiment | TranslationExperiment
-    prepare: Callable[[], Callable[[Path], None]]
-    """Checks the model and reads the data; gives the function that trains in a work directory."""
+    prepare: Callable[["Machine"], "Prepared"]
+    """Checks the model on its mesh and reads the data."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose data are there."""
+
+    data: dict[str, Any]
+    """What tells these data from others, for hosts to compare."""
+    train: Callable[[Path], None]
+    """Trains in a work directory."""
 
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
-    config, overridden = _CONFIG.value.to_dict(), cli.overridden_keys()
+    config, settings = take_machine(_CONFIG.value.to_dict())
     make_job = make_translation_job if is_translation(config) else make_classification_job
-    job = make_job(config, overridden)
+    job = make_job(config, cli.overridden_keys())
+    processes = Processes(_DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value)
-    is_new = not (workdir / CONFIG).exists()
-    open_workdir(workdir, job.experiment)
-    if (workdir / "record.json").exists():
-        print(f"{workdir} is finished; its record is {workdir / 'record.json'}")
-        return 0
-    try:
-        train = job.prepare()
-    except UserError:
-        if is_new:  # a run that never began claims no work directory
-            (workdir / CONFIG).unlink()
-            with contextlib.suppress(OSError):
-                workdir.rmdir()
-        raise
+    if processes.is_alone and (workdir / "record.json").exists():  # said at once, before JAX is imported
+        open_workdir(workdir, job.experiment)
+        return say_finished(workdir)
 
+    from jax.errors import JaxRuntimeError
+
+    from lra_tasks import hosts
+    from lra_tasks.checkpoint import CheckpointError
     from lra_tasks.loop import Stopped
 
+    hosts.meet(processes, heartbeat_seconds=settings.heartbeat_seconds)
     try:
-        train(workdir)
+        code = train_on_all(job, workdir, settings)
     except Stopped as stopped:
-        cli.say(str(stopped))
-        return EXIT_STOPPED
+        code = EXIT_STOPPED
+        if hosts.is_lead():
+            cli.say(str(stopped))
     except BrokenPipeError:  # nobody reads our output any more: not the work directory's fault
         raise
-    except OSError as error:
+    except (OSError, CheckpointError, JaxRuntimeError) as error:  # what one host may meet alone
+        if not processes.is_alone:
+            hosts.leave_at_once(error)
+        if not isinstance(error, OSError):
+            raise
         fault = error.strerror or error
         raise UserError(
             f"{workdir} cannot be written ({fault}); make room or rights and run the same command again"
         ) from error
+    except UserError:  # what all hosts know
+        hosts.part()
+        raise
+    hosts.part()
+    return code
+
+
+def train_on_all(job: Job, workdir: Path, settings: MachineSettings) -> int:
+    """What every process of a run does, once they have met: agree, prepare, train."""
+    from lra_tasks import hosts
+    from lra_tasks.distributed import make_layout
+    from lra_tasks.loop import Machine
+    from lra_tasks.profiling import Profile
+
+    fault = keep_compiled_programs(settings.compilation_cache)
+    if fault and hosts.is_lead():
+        cli.say(fault)
+    code = {"commit": git_commit(), "versions": library_versions()}
+    start = {"config": job.experiment.as_dict(), "machine": asdict(settings), "code": code}
+    hosts.require_same("config or code", start, differences)
+    profile = Profile(workdir / "profile" if _PROFILE.value and hosts.is_lead() else None)
+    machine = Machine(settings, make_layout(settings), profile)
+    is_new = not (workdir / CONFIG).exists()
+    hosts.on_the_lead(lambda: open_workdir(workdir, job.experiment))
+    hosts.require_shared(workdir)
+    if (workdir / "record.json").exists():
+        return say_finished(workdir) if hosts.is_lead() else 0
+    try:
+        prepared = hosts.in_turn(lambda: job.prepare(machine))
+        hosts.require_same("data", prepared.data, differences)
+    except UserError:
+        if is_new and hosts.is_lead():  # a run that never began claims no work directory
+            (workdir / CONFIG).unlink()
+            with contextlib.suppress(OSError):
+                workdir.rmdir()
+        raise
+    prepared.train(workdir)
+    return 0
+
+
+def say_finished(workdir: Path) -> int:
+    """The answer to a run that has its record."""
+    print(f"{workdir} is finished; its record is {workdir / 'record.json'}")
     return 0
 
 
@@ -94,23 +160,32 @@ def make_classification_job(config: dict[str, Any], overridden: list[str]) -> Jo
     task = get_task(experiment.data.task)
     check_task(experiment, task, overridden)
 
-    def prepare() -> Callable[[Path], None]:
+    def prepare(machine: "Machine") -> Prepared:
         from lra_tasks.console import Console
-        from lra_tasks.model import build_model
         from lra_tasks.preparation import ensure_prepared
+        from lra_tasks.training import build_split_model
 
-        build_model(experiment, task)  # so that what its attention cannot be is said before anything is prepared
+        build_split_model(experiment, task, machine)  # what it cannot be is said before anything is prepared
         with Console() as console:
             prepared = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
 
-        from lra_tasks.finishing import write_run_record
-        from lra_tasks.splits import choose_splits
-        from lra_tasks.training import train
+        from lra_tasks.splits import choose_splits, identify
 
         splits = choose_splits(prepared, experiment.data.validation)
-        return lambda workdir: train(
-            experiment, task, splits, workdir, lambda run: print_scores(write_run_record(run, workdir), workdir)
-        )
+
+        def train_in(workdir: Path) -> None:
+            from lra_tasks import hosts
+            from lra_tasks.finishing import write_run_record
+            from lra_tasks.training import train
+
+            def finish(run):
+                record = write_run_record(run, workdir)
+                if hosts.is_lead():
+                    print_scores(record, workdir)
+
+            train(experiment, task, splits, workdir, finish, machine)
+
+        return Prepared(identify(splits), train_in)
 
     return Job(experiment, prepare)
 
@@ -122,23 +197,29 @@ def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
     experiment = resolve_translation(config, overridden)
     task = get_translation(experiment.data.task)
 
-    def prepare() -> Callable[[Path], None]:
+    def prepare(machine: "Machine") -> Prepared:
         from lra_tasks.translation_data import read_translation
         from lra_tasks.translation_model import build_translation_model
+        from lra_tasks.translation_training import check_mesh
 
+        check_mesh(experiment, machine)
         build_translation_model(experiment, task.vocab_size, task.max_length)
         prepared = read_translation(_DATA_DIR.value, task)
 
-        from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
-        from lra_tasks.translation_training import train_translation
+        def train_in(workdir: Path) -> None:
+            from lra_tasks import hosts
+            from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
+            from lra_tasks.translation_training import train_translation
 
-        return lambda workdir: train_translation(
-            experiment,
-            task,
-            prepared,
-            workdir,
-            lambda run: print_translation_scores(write_translation_run(run, workdir), workdir),
-        )
+            def finish(run):
+                record = write_translation_run(run, workdir)
+                if hosts.is_lead():
+                    print_translation_scores(record, workdir)
+
+            train_translation(experiment, task, prepared, workdir, finish, machine)
+
+        counts = {name: split.num_examples for name, split in prepared.splits.items()}
+        return Prepared({"pairs": counts, "vocabulary": prepared.subwords.checksum}, train_in)
 
     return Job(experiment, prepare)
 

@@ -7,15 +7,19 @@ from typing import Any
 
 from lra_tasks.calibration import make_calibrate, make_settle
 from lra_tasks.checkpoint import Checkpoints
+from lra_tasks.distributed import SEQUENCE, check_divisible
+from lra_tasks.errors import UserError
 from lra_tasks.evaluation import Evaluation, evaluate_split
+from lra_tasks.hosts import is_lead
 from lra_tasks.loader import batch_at
-from lra_tasks.loop import Run, read_best_score, require_finite, restore_or_init, run_to_the_end
+from lra_tasks.loop import Machine, Run, read_best_score, require_finite, restore_or_init, run_to_the_end
 from lra_tasks.model import Model, Params, build_model
 from lra_tasks.runlog import RunLog
 from lra_tasks.settings import Experiment, sequence_length
 from lra_tasks.splits import declared_examples
 from lra_tasks.steps import State, make_eval_step, make_init, make_train_step
-from lra_tasks.task import Split, Task
+from lra_tasks.task import AnyBatch, Split, Task
+from luna_jax.sequence_parallel import SequenceSplit
 
 
 @dataclass
@@ -35,7 +39,12 @@ class ClassifierRun(Run):
     def next_batch(self, step: int) -> Any:
         train = self.experiment.train
         length = sequence_length(self.experiment, self.task)
-        return batch_at(self.splits["train"], seed=train.seed, step=step, batch_size=train.batch_size, length=length)
+
+        def gather(rows: slice) -> AnyBatch:
+            split, size = self.splits["train"], train.batch_size
+            return batch_at(split, seed=train.seed, step=step, batch_size=size, length=length, rows=rows)
+
+        return self.layout.put(train.batch_size, gather)
 
     def settle(self) -> None:
         self.state["params"] = self.settle_params(self.state["params"])
@@ -59,11 +68,28 @@ class ClassifierRun(Run):
                 self.eval_step,
                 params,
                 self.splits[split],
-                batch_size=self.experiment.train.eval_batch_size,
+                put=self.layout.put,
+                batch_size=self.layout.round_up(self.experiment.train.eval_batch_size),
                 length=sequence_length(self.experiment, self.task),
                 declared=declared_examples(self.task, self.experiment.data.validation, split),
             )
         return self.scores[step, split]
+
+
+def build_split_model(experiment: Experiment, task: Task, machine: Machine) -> Model:
+    """The model of an experiment on a mesh. UserError for sizes that the mesh does not divide."""
+    model, layout, settings = experiment.model, machine.layout, machine.settings
+    sizes = {"model.num_heads": model.num_heads, "model.mlp_dim": model.mlp_dim}
+    if experiment.luna is not None:
+        sizes["luna.num_pack_heads"] = experiment.luna.num_pack_heads
+    check_divisible(layout, settings, experiment.train.batch_size, sizes)
+    if settings.microbatches > 1 and model.feature_norm == "whitened":
+        raise UserError(
+            f"machine.microbatches={settings.microbatches} changes what model.feature_norm='whitened' takes its "
+            "statistics of; set it to 1"
+        )
+    split = SequenceSplit(layout.mesh, SEQUENCE) if layout.mesh.shape[SEQUENCE] > 1 else None
+    return build_model(experiment, task, split)
 
 
 def train(
@@ -72,34 +98,44 @@ def train(
     splits: dict[str, Split],
     workdir: Path,
     finish: Callable[[ClassifierRun], None],
+    machine: Machine,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step, as `run_to_the_end` says."""
-    model = build_model(experiment, task)
+    layout, model = machine.layout, build_split_model(experiment, task, machine)
 
     def calibrate(state: State) -> State:
         if experiment.model.feature_norm == "calibrated":
             state["params"] = make_calibrate(experiment, task, model, splits["train"])(state["params"])
         return state
 
+    statistics = make_settle(experiment, task, model, splits["train"])
+
+    def settle(params: Params) -> Params:
+        settled = statistics(params)
+        return params if settled is params else layout.keep(settled, shardings.state["params"])
+
     with Checkpoints(workdir, clean=True) as checkpoints:
-        state, clock = restore_or_init(make_init(experiment, model), checkpoints, calibrate)
+        state, clock, shardings = restore_or_init(make_init(experiment, model), checkpoints, layout, calibrate)
         start, num_steps = int(state["step"]), experiment.train.num_steps
         title = f"{experiment.row} seed {experiment.train.seed}"
-        with RunLog(workdir, start_step=start, num_steps=num_steps, title=title) as log:
+        with RunLog(workdir, start_step=start, num_steps=num_steps, title=title, writes=is_lead()) as log:
             run = ClassifierRun(
                 name=experiment.row,
                 settings=experiment.train,
+                layout=layout,
+                shardings=shardings,
                 checkpoints=checkpoints,
                 log=log,
                 state=state,
-                train_step=make_train_step(experiment, model),
+                train_step=make_train_step(experiment, model, shardings, microbatches=machine.settings.microbatches),
                 clock=clock,
-                best_score=read_best_score(checkpoints, "validation_accuracy"),
+                best_score=read_best_score(checkpoints, "validation_accuracy", model.abstract, shardings),
+                profile=machine.profile,
                 experiment=experiment,
                 task=task,
                 splits=splits,
                 model=model,
-                eval_step=make_eval_step(model),
-                settle_params=make_settle(experiment, task, model, splits["train"]),
+                eval_step=make_eval_step(model, shardings),
+                settle_params=settle,
             )
             run_to_the_end(run, finish)

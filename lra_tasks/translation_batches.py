@@ -141,10 +141,16 @@ def training_batch(
         step: number of the batch.
         rows: the rows of the global batch that this host wants; default all.
     """
+    numbers, length = choose_pairs(plan, seed=seed, step=step)
+    return gather_pairs(split, numbers[rows], length)
+
+
+def choose_pairs(plan: BatchPlan, *, seed: int, step: int) -> tuple[np.ndarray, int]:
+    """The pairs of the batch at `step`, -1 for a row that only fills up, and the length of its bucket."""
     epoch, place = divmod(step, plan.num_batches)
     at, number = plan.batches[epoch_order(seed, 2 * epoch, plan.num_batches)[place]]
     bucket = plan.buckets[at]
-    return gather_pairs(split, take_rows(order_pairs(plan, seed, epoch)[at], number, bucket.rows)[rows], bucket.length)
+    return take_rows(order_pairs(plan, seed, epoch)[at], number, bucket.rows), bucket.length
 
 
 @lru_cache(maxsize=2)
@@ -163,12 +169,12 @@ def take_rows(members: np.ndarray, number: int, rows: int) -> np.ndarray:
     return np.pad(chosen, (0, rows - len(chosen)), constant_values=-1)
 
 
-def scoring_batches(split: ParallelSplit, *, max_tokens: int) -> Iterator[PairedSentences]:
-    """Every pair once, by bucket, in order: for the loss of a whole split."""
+def scoring_batches(split: ParallelSplit, *, max_tokens: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Every pair once, by bucket, in order, as `choose_pairs` has them: for the loss of a whole split."""
     plan = plan_batches(split, max_tokens=max(max_tokens, int(split.longest.max())))
     for at, number in plan.batches:
         bucket = plan.buckets[at]
-        yield gather_pairs(split, take_rows(bucket.members, number, bucket.rows), bucket.length)
+        yield take_rows(bucket.members, number, bucket.rows), bucket.length
 
 
 def gather_pairs(split: ParallelSplit, indices: np.ndarray, length: int) -> PairedSentences:

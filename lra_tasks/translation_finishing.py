@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lra_tasks.bleu import encode_statistics
+from lra_tasks.hosts import is_lead
 from lra_tasks.provenance import git_commit, host_cores, library_versions, peak_process_bytes, portable_command
 from lra_tasks.record_fields import Device, PeakMemory, canonical_hash, experiment_hash, write_record
 from lra_tasks.translation import TRAIN, VALIDATION
@@ -30,13 +31,15 @@ RECORD = "record.json"
 def write_translation_run(run: TranslationRun, workdir: Path) -> TranslationRecord:
     """Translates the test sets with best, last and averaged parameters and writes `record.json`."""
     last_step, last_params = int(run.state["step"]), run.state["params"]
-    best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract)
+    shardings = run.shardings.state["params"]
+    best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract, shardings=shardings)
     last = score_params(run, (last_step,), last_params)
     best = last if best_step == last_step else score_params(run, (best_step,), best_params)
-    steps, params = average_snapshots(run.model, run.checkpoints)
-    averaged = score_params(run, steps, params) if len(steps) > 1 else None
+    steps, params = average_snapshots(run.model, run.checkpoints, run.layout)
+    averaged = score_params(run, steps, run.layout.keep(params, shardings)) if len(steps) > 1 else None
     record = make_record(run, best, last, averaged)
-    write_record(record, workdir / RECORD)
+    if is_lead():
+        write_record(record, workdir / RECORD)
     return record
 
 
@@ -74,7 +77,7 @@ def make_record(
     pairs, tokens = count_seen(run)
     counts = {name: splits[name].num_examples for name in (VALIDATION, *task.tests)}
     return TranslationRecord(
-        **describe_origin(experiment.as_dict()),
+        **describe_origin(experiment.as_dict(), run.layout.mesh.size),
         task=task.name,
         task_title=task.title,
         task_version=task.version,
@@ -105,10 +108,10 @@ def make_record(
     )
 
 
-def describe_origin(config: dict[str, Any]) -> dict[str, Any]:
+def describe_origin(config: dict[str, Any], num_devices: int) -> dict[str, Any]:
     """The fields of a record that say with what code, where and from which settings."""
     commit, dirty = git_commit()
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     memory = device.memory_stats() or {}
     return {
         "config": config,
@@ -118,7 +121,7 @@ def describe_origin(config: dict[str, Any]) -> dict[str, Any]:
         "commit_dirty": dirty,
         "command": portable_command("lra_tasks.train", sys.argv[1:]),
         "versions": library_versions(),
-        "device": Device(platform=device.platform, kind=device.device_kind, count=1),
+        "device": Device(platform=device.platform, kind=device.device_kind, count=num_devices),
         "host_cores": host_cores(),
         "peak_memory_bytes": PeakMemory(process=peak_process_bytes(), device=memory.get("peak_bytes_in_use")),
     }

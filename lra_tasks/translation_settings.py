@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from lra_tasks.errors import UserError
+from lra_tasks.machine import SECTION
 from lra_tasks.mechanisms import LunaSettings, SoftmaxSettings, check_choice, check_range
 from lra_tasks.settings import DTYPES, READ_BY_ONE_MODE
 from lra_tasks.typed_json import build
@@ -233,12 +234,12 @@ def is_translation(config: dict[str, Any]) -> bool:
 def resolve_translation(config: dict[str, Any], overridden: Iterable[str] = ()) -> TranslationExperiment:
     """A config, fresh or read back from config.json.
 
-    `overridden` are the dotted keys that the user set by hand: one that has no effect raises UserError, for it would be
-    accepted and ignored.
+    The section `machine`, which decides no result, is left out. `overridden` are the dotted keys that the user set by
+    hand: one that has no effect raises UserError, for it would be accepted and ignored.
     """
     if not is_translation(config) or not isinstance(config.get("model"), dict):
         raise UserError(f"a translation config is an object with kind={KIND!r} and the section model; take one of ours")
-    config = dict(config)
+    config = {key: value for key, value in config.items() if key != SECTION}
     attention = config["model"].get("attention")
     sections = {"luna": ("luna", "causal"), "softmax": ("softmax",)}
     for name, owned in sections.items():

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lra_tasks.steps import DROPOUT_STREAM, State
+from lra_tasks.distributed import StepShardings
+from lra_tasks.gradients import mean_gradients
+from lra_tasks.steps import DROPOUT_STREAM, State, name_eval_shardings, name_train_shardings
 from lra_tasks.translation_batches import PairedSentences
 from lra_tasks.translation_model import TranslationModel
 from lra_tasks.translation_optim import make_translation_optimizer, make_translation_schedule
@@ -55,13 +57,17 @@ def make_translation_init(experiment: TranslationExperiment, model: TranslationM
 
 
 def make_translation_train_step(
-    experiment: TranslationExperiment, model: TranslationModel
+    experiment: TranslationExperiment,
+    model: TranslationModel,
+    shardings: StepShardings | None = None,
+    *,
+    microbatches: int = 1,
 ) -> Callable[[State, PairedSentences], tuple[State, dict[str, jax.Array]]]:
     """(state, batch) -> (state, numbers). Loss and gradient are means over the real target tokens of the batch.
 
     Numbers: "loss" (smoothed) and "nll" (not), nats a token, "accuracy" of tokens, "target_tokens" of the batch,
     "gradient_norm", "parameter_norm" of the new parameters, "learning_rate". The old state is donated. Dropout of step
-    t draws from the run's key with t folded in.
+    t draws from the run's key with t folded in. Without `shardings` the step is for one device.
     """
     optimizer, schedule = make_optimizer(experiment, model)
     smoothing = experiment.train.label_smoothing
@@ -70,17 +76,16 @@ def make_translation_train_step(
         run_key = jax.random.fold_in(jax.random.key(experiment.train.seed), DROPOUT_STREAM)
         dropout_key = jax.random.fold_in(run_key, state["step"])
 
-        def loss_of(params):
+        def sums_of(params, batch, key):
             inputs = batch.source, batch.source_mask, batch.target_in, batch.target_mask
-            sums = score_tokens(model.apply(params, *inputs, dropout_key), batch, smoothing)
-            return sums.loss / jnp.maximum(sums.count, 1), sums
+            return score_tokens(model.apply(params, *inputs, key), batch, smoothing)
 
-        (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        gradients, sums = mean_gradients(sums_of, state["params"], batch, dropout_key, microbatches)
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         count = jnp.maximum(sums.count, 1)
         numbers = {
-            "loss": loss,
+            "loss": sums.loss / count,
             "nll": sums.nll / count,
             "accuracy": sums.correct / count,
             "target_tokens": sums.count,
@@ -90,14 +95,16 @@ def make_translation_train_step(
         }
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, **name_train_shardings(shardings))
 
 
-def make_scoring_step(experiment: TranslationExperiment, model: TranslationModel) -> Callable[..., TokenSums]:
+def make_scoring_step(
+    experiment: TranslationExperiment, model: TranslationModel, shardings: StepShardings | None = None
+) -> Callable[..., TokenSums]:
     """(params, batch) -> sums over real target tokens, without dropout."""
 
     def scoring_step(params, batch: PairedSentences):
         inputs = batch.source, batch.source_mask, batch.target_in, batch.target_mask
         return score_tokens(model.apply(params, *inputs), batch, experiment.train.label_smoothing)
 
-    return jax.jit(scoring_step)
+    return jax.jit(scoring_step, **name_eval_shardings(shardings))

@@ -8,13 +8,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from lra_tasks.checkpoint import Checkpoints
+from lra_tasks.checkpoint import Checkpoints, TornCheckpoint
+from lra_tasks.distributed import Layout, check_divisible
 from lra_tasks.errors import UserError
-from lra_tasks.loop import Run, read_best_score, require_finite, restore_or_init, run_to_the_end
+from lra_tasks.hosts import is_lead, take_from_lead
+from lra_tasks.loop import Machine, Run, read_best_score, require_finite, restore_or_init, run_to_the_end
 from lra_tasks.runlog import RunLog
 from lra_tasks.subwords import Subwords
 from lra_tasks.translation import VALIDATION, TranslationTask
-from lra_tasks.translation_batches import BatchPlan, plan_batches, scoring_batches, training_batch
+from lra_tasks.translation_batches import (
+    BatchPlan,
+    PairedSentences,
+    choose_pairs,
+    gather_pairs,
+    plan_batches,
+    scoring_batches,
+)
 from lra_tasks.translation_data import MODEL, ParallelSplit, PreparedTranslation
 from lra_tasks.translation_decoding import Bleu, Translator, list_sources, measure_bleu
 from lra_tasks.translation_model import TranslationModel, build_translation_model
@@ -38,9 +47,18 @@ class TranslationRun(Run):
     model: TranslationModel
     translator: Translator
     scoring_step: Callable
+    microbatches: int
 
     def next_batch(self, step: int) -> Any:
-        return training_batch(self.prepared.splits["train"], self.plan, seed=self.experiment.train.seed, step=step)
+        chosen = choose_pairs(self.plan, seed=self.experiment.train.seed, step=step)
+        return self.put("train", *chosen, self.microbatches)
+
+    def put(self, split: str, numbers: np.ndarray, length: int, parts: int = 1) -> PairedSentences:
+        """The pairs `numbers` on the devices, filled up to rows that these and `parts` divide."""
+        num_rows = self.layout.round_up(len(numbers), parts)
+        numbers = np.pad(numbers, (0, num_rows - len(numbers)), constant_values=-1)
+        pairs = self.prepared.splits[split]
+        return self.layout.put(num_rows, lambda rows: gather_pairs(pairs, numbers[rows], length))
 
     def list_actions(self) -> list[tuple[int, Any]]:
         # before the checkpoint to resume from: a run killed between the two must not resume behind a lost snapshot
@@ -61,7 +79,7 @@ class TranslationRun(Run):
     def validate(self, step: int) -> None:
         loss = self.measure_loss(self.state["params"])
         require_finite("validation loss", loss, step)
-        bleu = self.translate(self.state["params"], VALIDATION, greedy=True).score
+        bleu = take_from_lead(self.translate(self.state["params"], VALIDATION, greedy=True).score)
         self.log.write(step, VALIDATION, {"loss": loss, "bleu": bleu})
         improved = bleu > self.best_score
         self.log.say(
@@ -72,15 +90,14 @@ class TranslationRun(Run):
 
     def measure_loss(self, params: Any) -> float:
         """Mean cross-entropy of a target subword of the validation split, nats, without smoothing."""
-        split = self.prepared.splits[VALIDATION]
-        batches = scoring_batches(split, max_tokens=self.experiment.data.max_tokens)
-        sums = jax.device_get([self.scoring_step(params, batch) for batch in batches])
+        batches = scoring_batches(self.prepared.splits[VALIDATION], max_tokens=self.experiment.data.max_tokens)
+        sums = jax.device_get([self.scoring_step(params, self.put(VALIDATION, *chosen)) for chosen in batches])
         return sum(float(one.nll) for one in sums) / sum(int(one.count) for one in sums)
 
     def translate(self, params: Any, split: str, *, greedy: bool = False) -> Bleu:
-        """BLEU of a whole split."""
+        """BLEU of a whole split, which every host translates by itself."""
         pairs = self.prepared.splits[split]
-        texts = self.translator.translate(params, list_sources(pairs), greedy=greedy)
+        texts = self.translator.translate(self.layout.bring_home(params), list_sources(pairs), greedy=greedy)
         return measure_bleu(texts, require_lines(pairs))
 
 
@@ -96,44 +113,78 @@ def train_translation(
     prepared: PreparedTranslation,
     workdir: Path,
     finish: Callable[[TranslationRun], None],
+    machine: Machine,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step, as `lra_tasks.loop.run_to_the_end` says.
 
     The work directory gets a copy of the vocabulary, so that translating needs no data folder; UserError where it holds
     checkpoints of another one.
     """
+    layout, microbatches = machine.layout, machine.settings.microbatches
+    check_mesh(experiment, machine)
     plan = plan_batches(prepared.splits["train"], max_tokens=experiment.data.max_tokens)
     model = build_translation_model(experiment, prepared.subwords.size, task.max_length)
     kept = {SNAPSHOTS: experiment.train.num_averaged}
     with Checkpoints(workdir, clean=True, kept=kept) as checkpoints:
-        for kind in ("last", "best", SNAPSHOTS):
-            if checkpoints.latest_step(kind) is not None:
-                remedy = f"bring back the {task.name} that it was trained on, or take another --workdir"
-                require_vocabulary(checkpoints.read_notes(kind)[1], prepared.subwords, workdir, remedy)
-        prepared.subwords.save(workdir / MODEL)
-        state, clock = restore_or_init(make_translation_init(experiment, model), checkpoints)
+        require_own_vocabulary(checkpoints, prepared.subwords, workdir, task)
+        if is_lead():
+            prepared.subwords.save(workdir / MODEL)
+        state, clock, shardings = restore_or_init(make_translation_init(experiment, model), checkpoints, layout)
         start = int(state["step"])
         checkpoints.delete_after(SNAPSHOTS, start)
         title = f"{experiment.row} seed {experiment.train.seed}"
-        with RunLog(workdir, start_step=start, num_steps=experiment.train.num_steps, title=title) as log:
+        num_steps = experiment.train.num_steps
+        with RunLog(workdir, start_step=start, num_steps=num_steps, title=title, writes=is_lead()) as log:
             run = TranslationRun(
                 name=experiment.row,
                 settings=experiment.train,
+                layout=layout,
+                shardings=shardings,
                 checkpoints=checkpoints,
                 log=log,
                 state=state,
-                train_step=make_translation_train_step(experiment, model),
+                train_step=make_translation_train_step(experiment, model, shardings, microbatches=microbatches),
                 clock=clock,
-                best_score=read_best_score(checkpoints, "validation_bleu"),
+                best_score=read_best_score(checkpoints, "validation_bleu", model.abstract, shardings),
+                profile=machine.profile,
                 experiment=experiment,
                 task=task,
                 prepared=prepared,
                 plan=plan,
                 model=model,
                 translator=Translator(model, prepared.subwords, experiment.decode),
-                scoring_step=make_scoring_step(experiment, model),
+                scoring_step=make_scoring_step(experiment, model, shardings),
+                microbatches=microbatches,
             )
             run_to_the_end(run, finish)
+
+
+def check_mesh(experiment: TranslationExperiment, machine: Machine) -> None:
+    """UserError for sizes that the mesh does not divide. A batch is filled up where its rows do not divide."""
+    settings = machine.settings
+    if settings.sequence > 1:
+        raise UserError(
+            f"machine.sequence={settings.sequence}: sentences are short, and translation does not split them; set it "
+            "to 1 and use data and model"
+        )
+    model = experiment.model
+    sizes = {"model.num_heads": model.num_heads, "model.mlp_dim": model.mlp_dim}
+    if experiment.luna is not None:
+        sizes["luna.num_pack_heads"] = experiment.luna.num_pack_heads
+    check_divisible(machine.layout, settings, None, sizes)
+
+
+def require_own_vocabulary(checkpoints: Checkpoints, subwords: Subwords, workdir: Path, task: TranslationTask) -> None:
+    """Raises UserError unless whatever the work directory holds was trained with these subwords."""
+    remedy = f"bring back the {task.name} that it was trained on, or take another --workdir"
+    for kind in ("last", "best", SNAPSHOTS):
+        if checkpoints.latest_step(kind) is None:
+            continue
+        try:
+            notes = checkpoints.read_notes(kind)[1]
+        except TornCheckpoint:  # which is reported where it would be used
+            continue
+        require_vocabulary(notes, subwords, workdir, remedy)
 
 
 def require_vocabulary(notes: dict[str, Any], subwords: Subwords, workdir: Path, remedy: str) -> None:
@@ -146,13 +197,20 @@ def require_vocabulary(notes: dict[str, Any], subwords: Subwords, workdir: Path,
         )
 
 
-def average_snapshots(model: TranslationModel, checkpoints: Checkpoints) -> tuple[tuple[int, ...], Any]:
-    """(steps, mean of the parameters) of the snapshots that were kept, one at least; the mean is taken in float64."""
+def average_snapshots(
+    model: TranslationModel, checkpoints: Checkpoints, layout: Layout | None = None
+) -> tuple[tuple[int, ...], Any]:
+    """(steps, mean of the parameters) of the snapshots that were kept, one at least; the mean is taken in float64.
+
+    The mean lies on the host. `layout`: where the run is, if it may be on several hosts.
+    """
     steps = checkpoints.list_steps(SNAPSHOTS)
+    shardings = None if layout is None else layout.place(model.abstract)
     total: Any = None
     for step in steps:
-        _, params, _ = checkpoints.restore(SNAPSHOTS, model.abstract, step=step)
+        _, params, _ = checkpoints.restore(SNAPSHOTS, model.abstract, step=step, shardings=shardings)
+        params = params if layout is None else layout.bring_home(params)
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         total = wide if total is None else jax.tree.map(np.add, total, wide)
     mean = jax.tree.map(lambda leaf, like: np.asarray(leaf / len(steps), like.dtype), total, model.abstract)
-    return tuple(steps), jax.device_put(mean, jax.devices()[0])
+    return tuple(steps), mean

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from meshes import make_machine
 from tiny_runs import make_experiment
 
 from lra_tasks.finishing import write_run_record
@@ -53,7 +54,7 @@ def test_a_run_ends_in_a_record(tmp_path, name):
     task = dataclasses.replace(task, splits=SIZES)
     experiment = make_experiment(name, **STEPS, **changes)
     splits = choose_splits(make_splits(task), experiment.data.validation)
-    train(experiment, task, splits, tmp_path, lambda run: write_run_record(run, tmp_path))
+    train(experiment, task, splits, tmp_path, lambda run: write_run_record(run, tmp_path), make_machine())
     record = read_record(tmp_path / "record.json")
     legacy = experiment.data.validation == "test"
     assert record.selection == ("test" if legacy else "validation")

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from meshes import make_machine
 
 from lra_tasks.checkpoint import Checkpoints
+from lra_tasks.clock import Clock
 from lra_tasks.errors import UserError
-from lra_tasks.loop import Clock, Run, Stopped, read_best_score, restore_or_init, run_to_the_end
+from lra_tasks.loop import Run, Stopped, read_best_score, restore_or_init, run_to_the_end
 from lra_tasks.runlog import RunLog
 
 CADENCES = {"log_every_steps": 2, "eval_every_steps": 3, "checkpoint_every_steps": 4}
@@ -53,19 +55,23 @@ class CountingRun(Run):
 
 def count_to(workdir, num_steps, *, ruined_at=None, signal_at=None):
     """Runs the loop; returns the run, whatever ended it, and what was called with the finished one."""
-    finished = []
+    finished, machine = [], make_machine()
     with Checkpoints(workdir, clean=True) as checkpoints:
-        state, clock = restore_or_init(init, checkpoints)
+        state, clock, shardings = restore_or_init(init, checkpoints, machine.layout)
+        params = jax.eval_shape(init)["params"]
         with RunLog(workdir, start_step=int(state["step"]), num_steps=num_steps, title="t") as log:
             run = CountingRun(
                 name="counter",
                 settings=SimpleNamespace(num_steps=num_steps, **CADENCES),
+                layout=machine.layout,
+                shardings=shardings,
                 checkpoints=checkpoints,
                 log=log,
                 state=state,
                 train_step=count,
                 clock=clock,
-                best_score=read_best_score(checkpoints, "score"),
+                best_score=read_best_score(checkpoints, "score", params, shardings),
+                profile=machine.profile,
             )
             run.asked, run.ruined_at, run.signal_at = [], ruined_at, signal_at
             error = None
@@ -153,11 +159,12 @@ def test_what_completes_the_first_state_is_not_asked_again(tmp_path):
         asked.append(int(state["step"]))
         return state | {"params": {"sum": jnp.float32(7.0)}}
 
+    layout, params = make_machine().layout, jax.eval_shape(init)["params"]
     with Checkpoints(tmp_path) as checkpoints:
-        state, clock = restore_or_init(init, checkpoints, complete)
+        state, clock, shardings = restore_or_init(init, checkpoints, layout, complete)
         assert (float(state["params"]["sum"]), asked, clock.resumed) == (7.0, [0], 0)
         checkpoints.save("last", 3, state | {"step": jnp.int32(3)}, Clock().as_notes())
         checkpoints.wait()
-        state, clock = restore_or_init(init, checkpoints, complete)
+        state, clock, _ = restore_or_init(init, checkpoints, layout, complete)
         assert (int(state["step"]), asked, clock.resumed) == (3, [0], 1)
-        assert read_best_score(checkpoints, "score") == -1.0
+        assert read_best_score(checkpoints, "score", params, shardings) == -1.0

@@ -12,6 +12,7 @@ from tiny_runs import ROOT, make_config, make_experiment
 from configs import base
 from lra_tasks import settings
 from lra_tasks.errors import UserError
+from lra_tasks.machine import take_machine
 from lra_tasks.model import build_model, classifier_config
 from lra_tasks.registry import get_task
 from lra_tasks.settings import MECHANISMS, Experiment, check_task, differences, resolve, sequence_length
@@ -31,7 +32,7 @@ def sections():
 
 
 def test_base_declares_exactly_the_fields():
-    config = base.get_config().to_dict()
+    config, _ = take_machine(base.get_config().to_dict())  # whose fields it builds, none missing and none added
     assert config.keys() == {field.name for field in dataclasses.fields(Experiment)}
     for name, kind in sections().items():
         assert config[name].keys() == {field.name for field in dataclasses.fields(kind)}, name

@@ -15,13 +15,14 @@ from tiny_runs import ROOT, assert_one_line_error, finish, read_metrics, run, st
 
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.errors import UserError
-from lra_tasks.loop import StopFlag, require_finite
+from lra_tasks.loop import require_finite
 from lra_tasks.model import build_model
 from lra_tasks.record import decode_correctness, read_record
 from lra_tasks.registry import get_task
 from lra_tasks.runlog import RunLog
 from lra_tasks.settings import resolve
 from lra_tasks.steps import make_init
+from lra_tasks.stopping import StopFlag
 from lra_tasks.train import EXIT_STOPPED
 
 NUM_STEPS = 240

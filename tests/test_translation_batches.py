@@ -15,6 +15,7 @@ from lra_tasks.translation_batches import (
     MOST_BUCKETS,
     PairedSentences,
     choose_lengths,
+    gather_pairs,
     measure_padding,
     plan_batches,
     scoring_batches,
@@ -202,7 +203,7 @@ def test_hosts_together_see_the_whole_batch(lengths, hosts, seed):
 def test_scoring_covers_each_pair_once(lengths, max_tokens):
     """Whatever max_tokens is: a validation sentence longer than that is scored alone."""
     split = make_split(lengths)
-    batches = list(scoring_batches(split, max_tokens=max_tokens))
+    batches = [gather_pairs(split, *chosen) for chosen in scoring_batches(split, max_tokens=max_tokens)]
     assert sorted(row for batch in batches for row in real_rows(batch)) == all_pairs(split)
     assert len({batch.source.shape for batch in batches}) <= MOST_BUCKETS
 

@@ -13,6 +13,7 @@ from tiny_translation_runs import make_config, make_experiment
 from configs import base_translation, multi30k_deen_transformer
 from lra_tasks import translation_settings
 from lra_tasks.errors import UserError
+from lra_tasks.machine import take_machine
 from lra_tasks.record_fields import experiment_hash
 from lra_tasks.settings import resolve
 from lra_tasks.translation_settings import TranslationExperiment, is_translation, resolve_translation
@@ -39,7 +40,7 @@ def make_softmax(**changes):
 
 
 def test_base_declares_exactly_the_fields():
-    config = base_translation.get_config().to_dict()
+    config, _ = take_machine(base_translation.get_config().to_dict())
     assert config.keys() == {field.name for field in dataclasses.fields(TranslationExperiment)}
     for name, kind in sections().items():
         assert config[name].keys() == {field.name for field in dataclasses.fields(kind)}, name
