@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One run on TPUs of a Google Kubernetes Engine cluster, as a workload of xpk: puts the committed state of this folder
-# into an image and submits it. Preempted, or stopped with exit code 75, the workload starts again and goes on from its
+# into an image and submits it. Preempted, or ended with exit code 75 or 134, the workload starts again and goes on from its
 # checkpoint, which lies on a storage of the cluster.
 #
 # Not run on a real cluster so far; xpk 1.16 accepts the command and makes the manifest that it should. Sources:
@@ -91,7 +91,7 @@ act rm -rf "$SOURCE"
 act git clone --quiet . "$SOURCE"
 act xpk workload create --workload="$WORKLOAD" --cluster="$CLUSTER" ${WHERE[@]+"${WHERE[@]}"} --tpu-type="$TYPE" \
   --num-slices="$SLICES" --storage="$STORAGE" --base-docker-image="$IMAGE" --script-dir="$SOURCE" \
-  --env=JAX_PLATFORMS=tpu,cpu --max-restarts="$RESTARTS" --restart-on-exit-codes=75 \
+  --env=JAX_PLATFORMS=tpu,cpu --max-restarts="$RESTARTS" --restart-on-exit-codes=75,134 \
   --termination-grace-period-seconds=120 \
   --command="python -m pip install --quiet -r requirements.txt 'jax[tpu]' && exec $train"
 where=$(quote --cluster="$CLUSTER" ${WHERE[@]+"${WHERE[@]}"})

@@ -167,7 +167,7 @@ for attempt in $(seq 0 "$RESTARTS"); do
   fi
   settle "$code"
   case $code:$state in
-    75:ACTIVE | 255:ACTIVE) ;; # saved by a signal, or the connection broke: again on the same TPU
+    75:ACTIVE | 134:ACTIVE | 255:ACTIVE) ;; # saved by a signal, a host died, or the connection broke: again on this TPU
     *:ACTIVE)
       [ -z "$training" ] || fetch || true
       exit "$code" ;;

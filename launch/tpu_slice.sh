@@ -88,7 +88,7 @@ find_state() {
 # settle CODE: sets $state after a run has ended. A spot TPU that is being taken away says so only after a while.
 settle() {
   local tries=1
-  case $SPOT:$1 in yes:75 | yes:255) ;; yes:*) tries=5 ;; esac
+  case $SPOT:$1 in yes:75 | yes:134 | yes:255) ;; yes:*) tries=5 ;; esac
   for _ in $(seq "$tries"); do
     pause
     find_state

@@ -4,10 +4,12 @@ A file system may lose or change what a finished checkpoint holds, and a changed
 fingerprint is a sum of integers, so it does not depend on the order of summing, hence not on the number of devices.
 """
 
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 ODD_STEPS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
@@ -38,3 +40,15 @@ def take_fingerprints(tree: Any) -> dict[str, int]:
     sums = jax.device_get(_sum_all(list(leaves)))
     names = (jax.tree_util.keystr(path, simple=True, separator="/") for path in paths)
     return {name: int(one) for name, one in zip(names, sums, strict=True)}
+
+
+def list_copies(tree: Any) -> dict[str, list[int]]:
+    """Path and place of each part of an array on this host, to the checksums of its copies: one, if they agree."""
+    found: dict[str, set[int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for shard in leaf.addressable_shards:
+            place = [one.indices(size)[:2] for one, size in zip(shard.index, leaf.shape, strict=True)]
+            checksum = zlib.crc32(np.ascontiguousarray(shard.data).tobytes())
+            found.setdefault(f"{name} {place}", set()).add(checksum)
+    return {key: sorted(checksums) for key, checksums in found.items()}

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from lra_tasks.errors import UserError
+from lra_tasks.fingerprints import list_copies
 from lra_tasks.machine import Processes
 
 EXIT_LOST = 75
@@ -101,6 +102,19 @@ def require_same(what: str, mine: dict[str, Any], explain: Callable[[Any, Any], 
                 f"host {number} has another {what} than host {LEAD}: {'; '.join(found[:3])}{more} (here = host "
                 f"{number}, there = host {LEAD}); start the same command from the same code on every host"
             )
+
+
+def require_equal_copies(tree: Any) -> None:
+    """UserError, on every host, unless all devices that hold the same part of an array hold the same numbers."""
+    merged: dict[str, set[int]] = {}
+    for text in gather_texts(json.dumps(list_copies(tree))):
+        for key, checksums in json.loads(text).items():
+            merged.setdefault(key, set()).update(checksums)
+    if unequal := [key for key, checksums in merged.items() if len(checksums) > 1]:
+        raise UserError(
+            f"copies of {unequal[0]} differ between devices ({len(unequal)} arrays in all), so a device or a link is "
+            "at fault; go on from the last checkpoint on other devices"
+        )
 
 
 def in_turn(action: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from lra_tasks.checkpoint import Checkpoints, TornCheckpoint
 from lra_tasks.clock import Clock
 from lra_tasks.distributed import Layout, StepShardings
 from lra_tasks.errors import UserError
+from lra_tasks.hosts import require_equal_copies
 from lra_tasks.machine import MachineSettings
 from lra_tasks.profiling import Profile
 from lra_tasks.runlog import RunLog, say_on_stderr
@@ -161,6 +162,7 @@ def run_to_the_end(run: Run, finish: Callable[[Any], None]) -> None:
     finally:
         run.say_if_any(run.profile.close())
     run.checkpoints.wait()
+    require_equal_copies(run.state["params"])
     finish(run)
 
 

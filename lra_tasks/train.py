@@ -31,7 +31,11 @@ The same command again goes on where the run stopped. configs/base.py explains e
 those of translation. In the work directory: config.json (resolved), metrics.jsonl, checkpoints/{last,best}, of a
 translation also subwords.model and checkpoints/snapshots, and at the end record.json.
 
-Exit codes: 0 finished, 2 a mistake to mend, 75 stopped by a signal with everything saved (run it again to go on)."""
+Several hosts: --distributed=auto on a TPU slice, under Slurm, on GKE or with Open MPI; elsewhere --coordinator,
+--num_processes and --process_id. The mesh: --config.machine.data, model, sequence.
+
+Exit codes: 0 finished, 2 a mistake to mend, 75 stopped by a signal with everything saved, or another host died (run it
+again to go on), 134 JAX ended the process since another host died (the same)."""
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""

@@ -348,7 +348,7 @@ def test_a_workload_is_created_from_the_committed_state(tools):
     assert commands[1] == [
         *("xpk", "workload", "create", "--workload=w", "--cluster=c", "--tpu-type=v5litepod-16", "--num-slices=1"),
         *("--storage=fs", "--base-docker-image=python:3.12", "--script-dir=/tmp/luna-jax-w"),
-        *("--env=JAX_PLATFORMS=tpu,cpu", "--max-restarts=50", "--restart-on-exit-codes=75"),
+        *("--env=JAX_PLATFORMS=tpu,cpu", "--max-restarts=50", "--restart-on-exit-codes=75,134"),
         "--termination-grace-period-seconds=120",
         "--command=python -m pip install --quiet -r requirements.txt 'jax[tpu]' && exec python -m lra_tasks.train "
         "--config configs/text.py:luna16 --workdir /data/runs/w --data_dir /data/data --distributed=auto "

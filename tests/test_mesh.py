@@ -13,6 +13,7 @@ from tolerances import TOLERANCE
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.distributed import DATA, MODEL
 from lra_tasks.errors import UserError
+from lra_tasks.hosts import require_equal_copies
 from lra_tasks.machine import Processes, take_machine
 from lra_tasks.model import build_model
 from lra_tasks.registry import get_task
@@ -255,3 +256,15 @@ def test_settings_that_cannot_be(changes, words):
 def test_processes_that_cannot_meet(arguments, words):
     with pytest.raises(UserError, match=words):
         Processes(*arguments)
+
+
+def test_copies_that_differ_are_found():
+    """Three of four devices hold the same; of an array that is split each part has one holder."""
+    layout = make_machine(data=4).layout
+    parts = [
+        jax.device_put(np.float32([1, 2 + (number == 2)]), device) for number, device in enumerate(jax.devices()[:4])
+    ]
+    require_equal_copies({"split": jax.make_array_from_single_device_arrays((8,), layout.rows, parts)})
+    wrong = jax.make_array_from_single_device_arrays((2,), layout.whole, parts)
+    with pytest.raises(UserError, match=r"copies of a/wrong \[\(0, 2\)\] differ between devices \(1 arrays in all\)"):
+        require_equal_copies({"a": {"wrong": wrong}})
