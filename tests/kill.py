@@ -32,8 +32,8 @@ from lra_tasks.steps import make_init
 
 STEPS = {"train__num_steps": 600, "train__checkpoint_every_steps": 3, "train__eval_every_steps": 60}
 STEPS |= {"train__log_every_steps": 1}
-LONGEST_DELAY = 1.5
-"""Seconds from the first new step of an attempt to its end, at most."""
+LONGEST_DELAY = 5.0
+"""Seconds from the opening of the log, before a step is compiled, to the kill, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Kill:
 
 
 def kill_at_random(command, workdir: Path, rest: float) -> Kill | None:
-    """Starts the run and kills it `rest` seconds after it has gone on; None if it came to its end before."""
+    """Starts the run and kills it `rest` seconds after it has opened its log; None if it ended before."""
     log, begun = workdir / "metrics.jsonl", time.time()
     process = start(command)
     while process.poll() is None and not (log.exists() and log.stat().st_mtime > begun and log.stat().st_size):

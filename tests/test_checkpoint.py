@@ -1,11 +1,15 @@
 """Checkpoints: what comes back, what is kept, and what a reader is told when it does not fit."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from meshes import make_machine
 
-from lra_tasks.checkpoint import KEPT, CheckpointError, Checkpoints, describe
+from lra_tasks.checkpoint import KEPT, CheckpointError, Checkpoints, TornCheckpoint, describe
+from lra_tasks.fingerprints import take_fingerprints
 
 
 def make_state(value=0.0):
@@ -162,3 +166,78 @@ def test_a_damaged_checkpoint_is_named(saved):
     with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=r"last/5 cannot be read") as caught:
         checkpoints.restore("last", abstract(make_state()))
     assert "\n" not in str(caught.value)
+
+
+def tear(workdir, kind, step):
+    """What a power cut may leave of a file."""
+    (file,) = (workdir / "checkpoints" / kind / str(step) / "tree").glob("manifest.ocdbt")
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flip_a_bit(workdir, kind, step):
+    """A changed number in a file that still reads: written again with other arrays under the old notes."""
+    folder = workdir / "checkpoints" / kind / str(step)
+    with Checkpoints(workdir / "elsewhere") as other:
+        tree = make_state(step)
+        kernel = tree["params"]["layer"]["kernel"]
+        tree["params"]["layer"]["kernel"] = kernel.at[1, 2].set(jnp.nextafter(kernel[1, 2], jnp.inf))
+        other.save(kind, step, tree, {})
+    shutil.rmtree(folder / "tree")
+    shutil.copytree(workdir / "elsewhere" / "checkpoints" / kind / str(step) / "tree", folder / "tree")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"), [(tear, "cannot be read"), (flip_a_bit, "other numbers than were written")]
+)
+def test_a_torn_newest_is_put_aside_and_the_one_before_it_taken(saved, damage, words):
+    damage(saved, "last", 5)
+    told = []
+    with Checkpoints(saved, clean=True) as checkpoints:
+        step, state, notes = checkpoints.restore_newest("last", abstract(make_state()), told.append)
+        assert (step, int(state["step"]), notes["wall_seconds"]) == (3, 3, 1.0)
+        checkpoints.save("last", 5, make_state(5), {})  # its place is free
+    assert len(told) == 1
+    assert words in told[0]
+    assert "it is now torn/last-5, and the checkpoint before it is looked at" in told[0]
+    assert on_disk(saved, "last") == ["3", "5"]
+    assert on_disk(saved, "torn") == ["last-5"]
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.restore_newest("last", abstract(make_state()), told.append)[0] == 5
+    assert len(told) == 1
+
+
+def test_all_torn(saved):
+    for step in (3, 5):
+        tear(saved, "last", step)
+    with Checkpoints(saved) as checkpoints, pytest.raises(TornCheckpoint, match=r"torn: steps 5, 3\); start again"):
+        checkpoints.restore_newest("last", abstract(make_state()), lambda text: None)
+
+
+def test_none_and_another_model_are_no_torn_ones(saved, tmp_path_factory):
+    with Checkpoints(tmp_path_factory.mktemp("empty")) as checkpoints:
+        assert checkpoints.restore_newest("last", abstract(make_state()), pytest.fail) is None
+    other = abstract(make_state())
+    other["params"]["layer"]["kernel"] = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match="belongs to another model"):
+        checkpoints.restore_newest("last", other, pytest.fail)
+    assert on_disk(saved, "last") == ["3", "5"]
+
+
+def test_fingerprints_see_a_bit_a_swap_and_no_device():
+    """One bit, two neighbours exchanged, two rows exchanged; not how the array is split over devices."""
+    array = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    base = take_fingerprints({"a": array})
+    bit, swap, rows = array.copy(), array.copy(), array[[1, 0, 2, 3, 4, 5, 6, 7]]
+    bit.view(np.uint32)[3, 2] ^= 1 << 31
+    swap[2, [0, 1]] = swap[2, [1, 0]]
+    for other in (bit, swap, rows):
+        assert take_fingerprints({"a": other}) != base
+    layout = make_machine(data=4).layout
+    assert take_fingerprints({"a": jax.device_put(array, layout.rows)}) == base
+    mixed = {
+        "h": np.ones(3, np.float16),
+        "b": np.array([True, False]),
+        "i": np.int32(7),
+        "none": np.zeros((0, 2), np.float32),
+    }
+    assert take_fingerprints(mixed).keys() == mixed.keys()

@@ -62,7 +62,7 @@ def stop_at(command, workdir, step, number):
 
 @pytest.fixture(scope="module")
 def interrupted(straight, tmp_path_factory):
-    """The same run killed, terminated, interrupted, out of disk space and finished: (work directory, the five ends)."""
+    """The same run killed, terminated, interrupted, out of disk space, its newest checkpoint torn, and finished."""
     workdir = tmp_path_factory.mktemp("interrupted") / "run"
     command = train_command(workdir, straight[1])
     ends = {
@@ -74,6 +74,8 @@ def interrupted(straight, tmp_path_factory):
     # no file above 20 kB: the log fits, a checkpoint does not
     ends["full"] = run(*command, before=["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"])
     after = restore(workdir)
+    (manifest,) = (workdir / "checkpoints" / "last" / str(after[0]) / "tree").glob("manifest.ocdbt")
+    manifest.write_bytes(manifest.read_bytes()[:-7])
     ends["finished"] = run(*command)
     return workdir, ends, (before, after)
 
@@ -183,7 +185,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(interrupted):
 
 
 def test_resumed_equals_straight_through(straight, interrupted):
-    """Killed, terminated, interrupted and out of space: parameters, optimizer and scores are the same to the bit."""
+    """Killed, terminated, interrupted, out of space, torn: parameters, optimizer and scores are the same to the bit."""
     workdir, ends, _ = interrupted
     assert ends["finished"].returncode == 0, ends["finished"].stderr
     for kind in ("last", "best"):
@@ -194,7 +196,15 @@ def test_resumed_equals_straight_through(straight, interrupted):
     assert one.best == other.best
     assert one.last == other.last
     assert one.experiment_hash == other.experiment_hash
-    assert other.resumed == 3  # the attempt without disk space saved nothing, so nothing of it is in the run
+    # the attempt without disk space saved nothing, and the one before it may have saved nothing but what is torn
+    assert other.resumed in (2, 3)
+
+
+def test_a_torn_checkpoint_is_reported_and_the_one_before_it_taken(interrupted):
+    _, ends, (_, (torn, _, _)) = interrupted
+    said = ends["finished"].stderr
+    assert f"it is now torn/last-{torn}, and the checkpoint before it is looked at" in said
+    assert int(re.search(r"resumed at step (\d+)", said)[1]) < torn
 
 
 def test_resumed_metrics_have_each_step_once(straight, interrupted):
