@@ -7,6 +7,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.errors import UserError
+from lra_tasks.machine import keep_compiled_programs
 from lra_tasks.settings import Experiment, resolve, sequence_length
 from lra_tasks.translation_settings import is_translation
 
@@ -78,6 +79,7 @@ def restore_params(experiment, task, workdir: Path):
     from lra_tasks.model import build_model
     from lra_tasks.steps import make_init
 
+    keep_compiled_programs()
     model = build_model(experiment, task)
     with Checkpoints(workdir) as checkpoints:
         if _CHECKPOINT.value == "best":

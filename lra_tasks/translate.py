@@ -9,6 +9,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.errors import UserError
+from lra_tasks.machine import keep_compiled_programs
 
 USAGE = """Translate lines of text with a trained model; an empty line stays one.
 
@@ -119,6 +120,7 @@ def restore_params(experiment: Any, model: Any, workdir: Path, subwords: Any) ->
     from lra_tasks.translation_steps import make_translation_init
     from lra_tasks.translation_training import SNAPSHOTS, average_snapshots, require_vocabulary
 
+    keep_compiled_programs()
     kind = {"averaged": SNAPSHOTS}.get(_CHECKPOINT.value, _CHECKPOINT.value)
     with Checkpoints(workdir) as checkpoints:
         _, notes = checkpoints.read_notes(kind)

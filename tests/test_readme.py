@@ -1,6 +1,7 @@
 """The README is code too: its layer example runs, its commands name what exists, its numbers are the code's."""
 
 import importlib
+import json
 import os
 import re
 import statistics
@@ -95,6 +96,25 @@ def test_the_speeds_are_those_of_the_benchmark():
             times = [None if other is None else other / own for other in others]
             shown = ["–" if ratio is None else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" for ratio in times]
             assert cell.strip() == ("" if shown == ["–", "–"] else ", ".join(shown)), (title, length)
+
+
+def test_the_traffic_is_that_of_the_benchmark():
+    """Bytes of every length, and time and memory of the long sequence, from the committed JSON."""
+    benchmark = json.loads((ROOT / "results" / "benchmarks" / "sequence-cpu.json").read_text())
+    assert not benchmark["commit_dirty"]
+    text = section("Many devices, many hosts")
+    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")}
+    lengths = [int(length.replace(",", "")) for length in table["length"]]
+    traffic = {(row["form"], row["length"]): row for row in benchmark["traffic"]}
+    titles = {"bidirectional": "Luna-16", "causal": "Luna-16, causal"}
+    for (form, title), long in zip(titles.items(), benchmark["long_runs"], strict=True):
+        rows = [traffic[form, length] for length in lengths]
+        assert [cell.strip() for cell in table[title]] == [f"{row['attention_bytes']:,}" for row in rows]
+        ring = [cell.strip() for cell in table["ring attention, by formula"]]
+        assert ring == [f"{row['ring_bytes']:,}" for row in rows]
+        assert {f"{row['weight_bytes']:,}" in text for row in rows} == {True}
+        assert (long["form"], long["length"]) == (form, lengths[-1])
+        assert re.search(rf"{long['seconds']:.0f} s and\s{long['peak_bytes'] / 2**30:.1f} GiB", text)
 
 
 def test_your_own_mechanism_conforms(tmp_path):
