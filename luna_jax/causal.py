@@ -107,21 +107,26 @@ def attend_causally(
     the draws do not depend on the chunks. `past`: how sums and counts are taken, by default on one device; a sequence
     that is split over several has its own (`luna_jax.sequence_parallel`). Sums are kept in float32 at least.
     """
-    past = Past(sum_past, count_past) if past is None else past
-    dtype = state.keys.dtype
-    scores = jnp.einsum("bnhk,bhlk->bnhl", pack_key.astype(dtype), state.pack_query.astype(dtype))
-    weights = dropout(weight(scores), dropout_rate, dropout_keys[0])
-    real = jnp.ones(query.shape[:2], bool) if mask is None else mask
-    weights = jnp.where(real[:, :, None, None], weights, 0.0)
-    counts, count = past.count(real, state.count)
-    scale = (1.0 / jnp.maximum(counts, 1).astype(dtype))[:, :, None, None]
+    dtype, length = state.keys.dtype, query.shape[1]
+    lay, join = _choose_layout(length, None if past is not None else chunk_size)
+    form: Any = sum_chunks if lay is not _as_it_is else partial((past or ON_ONE_DEVICE).sum, chunk_size=chunk_size)
 
-    form = partial(past.sum, chunk_size=chunk_size)
-    scores, keys = form(query.astype(dtype), key.astype(dtype), weights, state.keys)
-    slots = None if p_mask is None else p_mask[:, None, None, :]
-    unpack = dropout(masked_softmax(scores * scale, slots), dropout_rate, dropout_keys[1]).astype(dtype)
-    y, values = form(unpack, weights, value.astype(dtype), state.values)
-    return (y * scale).astype(value.dtype), CausalState(state.pack_query, keys, values, count)
+    def drop(weights, key):
+        return weights if key is None else lay(dropout(join(weights), dropout_rate, key))
+
+    query, pack_key, key, laid_value = (lay(sequence.astype(dtype)) for sequence in (query, pack_key, key, value))
+    axes = "bnhk" if query.ndim == 4 else "bchtk"
+    scores = jnp.einsum(f"{axes},bhlk->{axes[:-1]}l", pack_key, state.pack_query.astype(dtype))
+    real = jnp.ones((query.shape[0], length), bool) if mask is None else mask
+    weights = jnp.where(lay(real[:, :, None, None]), drop(weight(scores), dropout_keys[0]), 0.0)
+    counts, count = (past or ON_ONE_DEVICE).count(real, state.count)
+    scale = lay((1.0 / jnp.maximum(counts, 1).astype(dtype))[:, :, None, None])
+
+    scores, keys = form(query, key, weights, state.keys)
+    slots = None if p_mask is None else jnp.expand_dims(p_mask, tuple(range(1, scores.ndim - 1)))
+    unpack = drop(masked_softmax(scores * scale, slots), dropout_keys[1]).astype(dtype)
+    y, values = form(unpack, weights, laid_value, state.values)
+    return join(y * scale).astype(value.dtype), CausalState(state.pack_query, keys, values, count)
 
 
 def count_past(real: SequenceMask, before: Int[Array, "B"]) -> tuple[Int[Array, "B N"], Int[Array, "B"]]:
@@ -163,22 +168,24 @@ def sum_every_position(query, key, value, before: Sums):
 
 
 def sum_in_chunks(query, key, value, before: Sums, *, chunk_size: int):
-    """Chunks of T positions: what came before the chunk through its state, the rest dense and masked.
-
-    A length that T does not divide is filled up with zeros, which add nothing. The T x T products are computed again in
-    the backward pass instead of kept.
-    """
+    """Chunks of T positions, see `sum_chunks`; zeros, which add nothing, fill up a length that T does not divide."""
     length = query.shape[1]
     if not length:
         return jnp.zeros_like(value), before
     size = min(chunk_size, length)
-    query, key, value = (_split(sequence, size) for sequence in (query, key, value))
+    out, after = sum_chunks(_split(query, size), _split(key, size), _split(value, size), before)
+    return _join(out, length), after
+
+
+def sum_chunks(query, key, value, before: Sums):
+    """`sum_past` of [B, C, H, T, .]: what came before a chunk through its state, the rest dense and masked.
+
+    The T x T products are computed again in the backward pass instead of kept.
+    """
     totals = jnp.einsum("bchti,bchtj->bchij", key, value)
     upto = jax.lax.associative_scan(jnp.add, totals, axis=1) + before[:, None]
     starts = jnp.concatenate([before[:, None], upto[:, :-1]], axis=1)
-    out = jax.checkpoint(_sum_chunk)(query, key, value, starts)
-    out = jnp.moveaxis(out, 2, 3)  # [B, C, T, H, J]
-    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length], upto[:, -1]
+    return jax.checkpoint(_sum_chunk)(query, key, value, starts), upto[:, -1]
 
 
 def _sum_chunk(query, key, value, start):
@@ -189,11 +196,31 @@ def _sum_chunk(query, key, value, start):
     return past + jnp.einsum("bchts,bchsj->bchtj", inside, value)
 
 
+def _choose_layout(length: int, chunk_size: int | None):
+    """(to the layout that positions are summed in, back again): all steps of a chunked form stay in chunks."""
+    if chunk_size is None or length < 2:
+        return _as_it_is, _as_it_is
+    return partial(_split, size=min(chunk_size, length)), partial(_join, length=length)
+
+
+def _as_it_is(sequence):
+    return sequence
+
+
 def _split(sequence, size):
     """[B, N, H, I] to [B, C, H, T, I], filled up with zeros."""
     batch, length, num_heads, width = sequence.shape
     sequence = jnp.pad(sequence, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
     return jnp.moveaxis(sequence.reshape(batch, -1, size, num_heads, width), 3, 2)
+
+
+def _join(chunks, length):
+    """[B, C, H, T, I] back to [B, N, H, I], without what filled it up."""
+    chunks = jnp.moveaxis(chunks, 2, 3)
+    return chunks.reshape(chunks.shape[0], -1, *chunks.shape[3:])[:, :length]
+
+
+ON_ONE_DEVICE = Past(sum_past, count_past)
 
 
 def run_pieces(
