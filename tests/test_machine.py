@@ -62,6 +62,14 @@ def test_a_run_keeps_its_programs_and_writes_a_trace(tmp_path):
     assert "is finished" in again.stdout
 
 
+def test_a_trace_ends_by_itself(tmp_path):
+    """Behind its steps, however long the run goes on."""
+    profile, newest = Profile(tmp_path / "profile"), jax.numpy.zeros(())
+    said = {done: profile.look(done, newest) for done in range(SKIPPED_STEPS + TRACED_STEPS + 3)}
+    assert [done for done, text in said.items() if text] == [SKIPPED_STEPS + TRACED_STEPS]
+    assert profile.close() is None
+
+
 def test_a_run_too_short_for_a_trace_says_so(tmp_path):
     profile = Profile(tmp_path / "profile")
     for done in range(SKIPPED_STEPS):
