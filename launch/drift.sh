@@ -1,7 +1,10 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # What each known difference between Luna's paper, README and code is worth on one task: trains the recipe and every
 # variant of it, one item at a time, then prints the table. The same command again goes on where it stopped.
 set -eu
+[ -f lra_tasks/train.py ] || { echo "error: start it in the project's folder: launch/drift.sh" >&2; exit 2; }
+# shellcheck source=launch/common.sh
+. launch/common.sh
 
 usage() {
   cat <<'END'
@@ -16,11 +19,6 @@ launch/drift.sh [--dry-run] [--only NAME,NAME] TASK [PRESET] [SEEDS] [-- FLAGS O
 Environment: PYTHON (python3), WORK (runs/drift), DATA (data), ROW (luna16).
 Exit codes: 0 all finished, 1 some run failed, 2 a mistake to mend, 75 stopped with everything saved.
 END
-}
-
-fail() {
-  echo "error: $1" >&2
-  exit 2
 }
 
 DRY_RUN='' ONLY='' TASK='' PRESET='' SEEDS=''
@@ -57,18 +55,6 @@ if [ -n "$ONLY" ]; then
   done
 fi
 
-# show WORD...: a command line that can be copied
-show() {
-  line=''
-  for word; do
-    case $word in
-      '' | *[!A-Za-z0-9_./:=+,-]*) word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
-    esac
-    line="$line $word"
-  done
-  printf '%s\n' "${line# }"
-}
-
 # train SWITCH SEED [FLAGS]: "baseline" is the recipe itself
 failed=''
 train() {
@@ -84,7 +70,7 @@ train() {
   set -- "$PYTHON" -m lra_tasks.train --config "configs/$TASK.py:$argument" --workdir "$workdir" --data_dir "$DATA" \
     "--config.train.seed=$seed" "$@"
   if [ -n "$DRY_RUN" ]; then
-    show "$@"
+    quote "$@"
     return
   fi
   if [ -e "$workdir/record.json" ]; then
@@ -107,6 +93,6 @@ for seed in $SEEDS; do
   done
 done
 
-[ -z "$DRY_RUN" ] || { show "$PYTHON" -m lra_tasks.drift "$WORK/$TASK/$ROW"; exit 0; }
+[ -z "$DRY_RUN" ] || { quote "$PYTHON" -m lra_tasks.drift "$WORK/$TASK/$ROW"; exit 0; }
 "$PYTHON" -m lra_tasks.drift "$WORK/$TASK/$ROW" || failed="$failed table"
 [ -z "$failed" ] || { echo "error: failed:$failed" >&2; exit 1; }

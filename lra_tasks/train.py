@@ -178,15 +178,10 @@ def make_classification_job(config: dict[str, Any], overridden: list[str]) -> Jo
         splits = choose_splits(prepared, experiment.data.validation)
 
         def train_in(workdir: Path) -> None:
-            from lra_tasks import hosts
             from lra_tasks.finishing import write_run_record
             from lra_tasks.training import train
 
-            def finish(run):
-                record = write_run_record(run, workdir)
-                if hosts.is_lead():
-                    print_scores(record, workdir)
-
+            finish = make_finish(workdir, write_run_record, print_scores)
             train(experiment, task, splits, workdir, finish, machine)
 
         return Prepared(identify(splits), train_in)
@@ -211,21 +206,28 @@ def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
         prepared = read_translation(_DATA_DIR.value, task)
 
         def train_in(workdir: Path) -> None:
-            from lra_tasks import hosts
             from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
             from lra_tasks.translation_training import train_translation
 
-            def finish(run):
-                record = write_translation_run(run, workdir)
-                if hosts.is_lead():
-                    print_translation_scores(record, workdir)
-
+            finish = make_finish(workdir, write_translation_run, print_translation_scores)
             train_translation(experiment, task, prepared, workdir, finish, machine)
 
         counts = {name: split.num_examples for name, split in prepared.splits.items()}
         return Prepared({"pairs": counts, "vocabulary": prepared.subwords.checksum}, train_in)
 
     return Job(experiment, prepare)
+
+
+def make_finish(workdir: Path, write: Callable[[Any, Path], Any], show: Callable[[Any, Path], None]):
+    """What ends a run: all hosts score it and come to the record, one says what is in it."""
+    from lra_tasks import hosts
+
+    def finish(run: Any) -> None:
+        record = write(run, workdir)
+        if hosts.is_lead():
+            show(record, workdir)
+
+    return finish
 
 
 def open_workdir(workdir: Path, experiment: Experiment | TranslationExperiment) -> None:

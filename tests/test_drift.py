@@ -428,7 +428,7 @@ def launch(tmp_path):
         log.unlink(missing_ok=True)
         settings = {"PYTHON": python, "WORK": tmp_path / "my runs", "LOG": log, "FAIL": fail, "CODE": code}
         environment = os.environ | {name: str(value) for name, value in settings.items()}
-        command = ["sh", "launch/drift.sh", *arguments]
+        command = ["bash", "launch/drift.sh", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         return done, [line for line in (log.read_text() if log.exists() else "").splitlines() if "--task" not in line]
 
