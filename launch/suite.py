@@ -12,7 +12,8 @@ separated by blanks.
 
   python launch/suite.py --preset reproduction --slice_minutes 5 --hours 0.5 --workdir runs/reproduction
 
-The plan `reproduction` is that of the paper's rows with five seeds; --tasks, --rows and --seeds take a part of it. With
+The plan `reproduction` is that of the paper's rows with five seeds, `small` the same for two cores: the preset cpu with
+three. --tasks, --rows and --seeds take a part of a plan. With
 --slice_minutes a run saves when its turn is over and others of the same seed wait, and goes on when all of them had
 theirs, also in the next call: for a machine that is at hand for short times only. Many runs on one GPU: --gpus 0
 --workers 4, each with a part of its memory.

@@ -70,7 +70,8 @@ def parse_options(arguments: list[str], usage: str) -> argparse.Namespace:
     add("--tasks", type=parse_list, help="configs of tasks: listops,text,retrieval,image,pathfinder")
     add("--rows", type=parse_list, help="rows of configs/rows.py: luna16,transformer,performer")
     add("--seeds", type=parse_seeds, help="0,1,2 (default: 0)")
-    add("--preset", default="", help="cpu, paper or lra, with +switches; default: the authors' recipe; or reproduction")
+    plans = " or ".join(PLANS)
+    add("--preset", default="", help=f"cpu, paper or lra, with +switches (default: the authors' recipe); or {plans}")
     add("--workdir", type=Path, required=True, help="folder of all work directories")
     add("--data_dir", default="data", help="folder of prepared data (default: data)")
     add("--workers", type=parse_count, help="runs at a time (default: one, or one a GPU)")
@@ -99,9 +100,8 @@ def fill_in(options: argparse.Namespace) -> None:
     if not options.plan:
         for name in ("tasks", "rows"):
             if getattr(options, name) is None:
-                raise Mistake(
-                    f"--{name} is missing; name some, or take --preset reproduction; --help lists all options"
-                )
+                plans = " or ".join(PLANS)
+                raise Mistake(f"--{name} is missing; name some, or take --preset {plans}; --help lists all options")
         options.seeds = options.seeds or [0]
         return
     plan = PLANS[options.plan]

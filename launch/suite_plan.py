@@ -46,7 +46,15 @@ PLANS = {
         tasks=("listops", "image", "text", "retrieval_aan_subset", "pathfinder"),
         rows=("transformer", "luna16", "luna256", "luna128"),
         seeds=(1, 11, 65537, 101, 1999),
-    )
+    ),
+    # The same rows and pipeline for two cores: the preset cpu of each config, with less width, length and steps, and
+    # the smaller or easier sets that it names. It says nothing about the paper's protocol.
+    "small": Plan(
+        preset="cpu",
+        tasks=("listops", "text", "image", "pathfinder", "retrieval"),
+        rows=("transformer", "luna16", "luna256", "luna128"),
+        seeds=(0, 1, 2),
+    ),
 }
 
 

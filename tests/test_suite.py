@@ -130,6 +130,18 @@ def test_the_plan_of_the_reproduction(suite):
     assert wrong.err == "error: --seeds 2 is not in the plan reproduction; it has 1, 11, 65537, 101, 1999\n"
 
 
+def test_the_plan_for_two_cores(suite):
+    command = [*suite.command[: suite.command.index("--tasks")], "--preset", "small", "--dry-run"]
+    lines = [shlex.split(line) for line in suite.run(*command).out.splitlines() if "lra_tasks.train" in line]
+    runs = [line[6].removeprefix(f"{suite.work}/").split("/") for line in lines]
+    assert len(runs) == len({tuple(run) for run in runs}) == 5 * 4 * 3
+    assert {run[2] for run in runs} == {"cpu"}
+    assert [run[:2] for run in runs[:5]] == [
+        [task, "transformer"] for task in ("listops", "text", "image", "pathfinder", "retrieval")
+    ]
+    assert [run[3] for run in runs[::20]] == ["seed0", "seed1", "seed2"]
+
+
 def test_runs_take_turns_within_a_seed_and_go_on_where_the_last_call_left_off(suite):
     turns = ["--slice_minutes", "0.005", "--seeds", "0,2"]  # 0.3 s
     done = suite.run(*suite.command, *turns, "--hours", "0.0008", SECONDS_A_RUN="60")  # 2.88 s
