@@ -101,7 +101,9 @@ def prepare_task(
             be written. Nothing half-written is left then, and what was prepared before is intact.
     """
     data_dir, raw_dir = Path(data_dir), Path(raw_dir) if raw_dir is not None else None
-    require_options(task, raw_dir, options)
+    finals = [*records_paths(data_dir, task).values(), store_path(data_dir, task)]
+    makes_all = rebuild or not any(path.exists() for path in finals)
+    require_options(task, raw_dir, options, makes_all)
     request = Request(
         raw_dir=raw_dir,
         work_dir=data_dir / "work" / f"{task.name}-{task.version}",
@@ -112,7 +114,6 @@ def prepare_task(
         fetch=partial(fetch, folder=data_dir / "downloads", progress=progress),
         options=options,
     )
-    finals = [*records_paths(data_dir, task).values(), store_path(data_dir, task)]
     with preparing(task.name, data_dir, finals, report):
         if not rebuild:
             with contextlib.suppress(StoreMissing):
@@ -121,9 +122,9 @@ def prepare_task(
         return Prepared(read_store(data_dir, task), read_manifest(data_dir, task), was_ready=False)
 
 
-def require_options(task: Task, raw_dir: Path | None, options: frozenset[str]) -> None:
-    """Raises UserError for a source or an optional split that the task has not."""
-    if raw_dir is None and task.source_kind == "raw":
+def require_options(task: Task, raw_dir: Path | None, options: frozenset[str], makes_all: bool) -> None:
+    """Raises UserError for a source, where one is needed, or an optional split that the task has not."""
+    if makes_all and raw_dir is None and task.source_kind == "raw":
         raise UserError(f"{task.name} has no generator; give the folder of its official files as --raw_dir")
     unknown = sorted(options - task.optional_splits.keys())
     if unknown:

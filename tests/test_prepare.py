@@ -174,6 +174,10 @@ def test_official_files(tmp_path, wanted):
     assert set(manifest["source"]["sha256"]) == {"basic_train.tsv", "basic_val.tsv", "basic_test.tsv"}
     assert prepare_task(TINY, data, raw_dir=raw).was_ready
     assert prepare_task(TINY, data).was_ready, "what is prepared from official files stays in use"
+    raw_only = dataclasses.replace(TINY, source_kind="raw", on_demand=False)
+    assert prepare_task(raw_only, data).was_ready
+    with pytest.raises(UserError, match=r"give the folder of its official files as --raw_dir"):
+        prepare_task(raw_only, data, rebuild=True)
     before = snapshot(data)
     (raw / "basic_val.tsv").write_bytes((raw / "basic_val.tsv").read_bytes().replace(b"\r\n", b"\n"))
     with pytest.raises(UserError, match=r"prepared from another basic_val.tsv than .*; --rebuild replaces it"):
