@@ -18,6 +18,9 @@ from lra_tasks.task import AnyBatch
 State = dict[str, Any]
 """Everything a run needs to go on: {"params", "opt_state", "step"}. The step is the state of data and dropout, too."""
 
+SeedLike = int | jax.Array
+"""Of a run: a number, or one that is traced."""
+
 DROPOUT_STREAM = 1
 """Folded into the seed's key, so that dropout never repeats the numbers that made the parameters."""
 DRAWS_STREAM = 2
@@ -26,10 +29,16 @@ DRAWS_STREAM = 2
 
 def make_init(experiment: Experiment, model: Model) -> Callable[[], State]:
     """A function that makes the state of step 0 from the seed alone."""
+    init = make_seeded_init(experiment, model)
+    return lambda: init(experiment.train.seed)
+
+
+def make_seeded_init(experiment: Experiment, model: Model) -> Callable[[SeedLike], State]:
+    """seed -> the state of step 0. The seed may be traced."""
     optimizer = make_optimizer(experiment.optim, make_schedule(experiment.optim, experiment.train.num_steps))
 
-    def init() -> State:
-        params = model.init(jax.random.key(experiment.train.seed))
+    def init(seed: SeedLike) -> State:
+        params = model.init(jax.random.key(seed))
         return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
 
     return init
@@ -38,28 +47,42 @@ def make_init(experiment: Experiment, model: Model) -> Callable[[], State]:
 def make_train_step(
     experiment: Experiment, model: Model, shardings: StepShardings | None = None, *, microbatches: int = 1
 ) -> Callable[[State, AnyBatch], tuple[State, dict[str, jax.Array]]]:
-    """(state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "parameter_norm", "learning_rate"}).
+    """(state, batch) -> (state, numbers) as `make_seeded_step` says, jitted. The old state is donated.
+
+    Without `shardings` the step is for one device.
+    """
+    step = make_seeded_step(experiment, model, microbatches=microbatches)
+    return jax.jit(
+        lambda state, batch: step(experiment.train.seed, state, batch),
+        donate_argnums=0,
+        **name_train_shardings(shardings),
+    )
+
+
+def make_seeded_step(
+    experiment: Experiment, model: Model, *, microbatches: int = 1
+) -> Callable[[SeedLike, State, AnyBatch], tuple[State, dict[str, jax.Array]]]:
+    """(seed, state, batch) -> (state, {"loss", "accuracy", "gradient_norm", "parameter_norm", "learning_rate"}).
 
     Loss and accuracy are means over real examples; the norm of the parameters is the new ones', so that a step whose
-    update ruined them is known before they are saved. The old state is donated. Dropout of step t draws from the run's
-    key with t folded in; features and hashes of attention from another, with the number of the draw folded in. Without
-    `shardings` the step is for one device.
+    update ruined them is known before they are saved. Dropout of step t draws from the seed's key with t folded in;
+    features and hashes of attention from another, with the number of the draw folded in. The seed may be traced.
     """
     schedule = make_schedule(experiment.optim, experiment.train.num_steps)
     optimizer = make_optimizer(experiment.optim, schedule)
 
-    def draws_key_of(step):
+    def draws_key_of(seed, step):
         if not model.draw_interval:
             return None
-        run_key = jax.random.fold_in(jax.random.key(experiment.train.seed), DRAWS_STREAM)
+        run_key = jax.random.fold_in(jax.random.key(seed), DRAWS_STREAM)
         return jax.random.fold_in(run_key, step // model.draw_interval)
 
-    def train_step(state: State, batch: AnyBatch):
-        run_key = jax.random.fold_in(jax.random.key(experiment.train.seed), DROPOUT_STREAM)
+    def train_step(seed: SeedLike, state: State, batch: AnyBatch):
+        run_key = jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM)
         dropout_key = jax.random.fold_in(run_key, state["step"])
 
         def sums_of(params, batch, key):
-            logits = model.apply(params, batch, key, draws_key_of(state["step"]))
+            logits = model.apply(params, batch, key, draws_key_of(seed, state["step"]))
             return score(logits, batch.labels, batch.example_mask)[0]
 
         gradients, sums = mean_gradients(sums_of, state["params"], batch, dropout_key, microbatches)
@@ -74,7 +97,7 @@ def make_train_step(
         }
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
 
-    return jax.jit(train_step, donate_argnums=0, **name_train_shardings(shardings))
+    return train_step
 
 
 def name_train_shardings(shardings: StepShardings | None) -> dict[str, Any]:
