@@ -1,6 +1,6 @@
 """A whole split through the model: every example once, counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,13 +52,17 @@ def evaluate_split(
         eval_step(params, put(batch_size, partial(eval_batch, split, begin, length)))
         for begin in range(0, split.num_examples, batch_size)
     ]
-    results = jax.device_get(results)
+    return count_up(jax.device_get(results), split.num_examples, declared)
+
+
+def count_up(results: Sequence[tuple[Sums, np.ndarray]], num_examples: int, declared: int) -> Evaluation:
+    """What `eval_step` said of the batches of a split, on the host. UserError unless `declared` were counted."""
     count = sum(int(sums.count) for sums, _ in results)
     if count != declared:
         raise UserError(
             f"{count} examples were evaluated, {declared} are declared; prepare the task again with --rebuild"
         )
-    correct = np.concatenate([right for _, right in results])[: split.num_examples]
+    correct = np.concatenate([right for _, right in results])[:num_examples]
     loss = sum(float(sums.loss) for sums, _ in results) / count
     return Evaluation(loss, int(correct.sum()) / count, correct, count)
 

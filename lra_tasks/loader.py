@@ -26,7 +26,7 @@ class Documents(Protocol):
         ...
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # two epochs of each of the seeds that are trained at once
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order [E] of one epoch.
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,10 @@ class Run:
         self.state, numbers = self.compiled[shape](self.state, batch)
         return numbers
 
+    def make_interval(self) -> "Interval":
+        """What takes the numbers of the steps."""
+        return Interval(self)
+
     def say_if_any(self, text: str | None) -> None:
         """A line of the log."""
         if text is not None:
@@ -172,7 +176,7 @@ def run_steps(run: Run, stop: Stop) -> None:
     start = int(run.state["step"])
     if start == settings.num_steps:
         return
-    interval = Interval(run)
+    interval = run.make_interval()
     pending = None
     for step in range(start, settings.num_steps):
         compiled_before = run.clock.compile_seconds
@@ -215,6 +219,13 @@ NEWEST = ("parameter_norm", "learning_rate")
 """Numbers of a log line that are the last step's."""
 
 
+def average(numbers: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of the numbers of several steps: means, or the last, always in the same order."""
+    names = (*MEANS, *sorted(numbers[-1].keys() - {*MEANS, *NEWEST}))
+    means = {name: float(np.mean([one[name] for one in numbers])) for name in names}
+    return means | {name: numbers[-1][name] for name in NEWEST}
+
+
 class Interval:
     """Numbers and time since the last log line."""
 
@@ -251,9 +262,7 @@ class Interval:
     def _write(self, step: int) -> None:
         self.pause()
         self.go_on()
-        names = (*MEANS, *sorted(self._numbers[-1].keys() - {*MEANS, *NEWEST}))
-        numbers = {name: float(np.mean([one[name] for one in self._numbers])) for name in names}
-        numbers |= {name: self._numbers[-1][name] for name in NEWEST}
+        numbers = average(self._numbers)
         numbers["steps_per_second"] = len(self._numbers) / self._seconds
         self._run.clock.speeds.append(numbers["steps_per_second"])
         self._run.log.write(step, "train", numbers)

@@ -16,21 +16,31 @@ def say_on_stderr(text: str) -> None:
 class RunLog:
     """Numbers of a run. `metrics.jsonl` is the source of truth; the console is for people.
 
-    Of many hosts one has `writes`; on the others nothing is written or said. Lines of steps after `start_step` (of an
+    Of many hosts one has `writes`; on the others nothing is written or said. Without a work directory nothing is
+    written, with `shows=False` nothing said: of seeds that are trained at once each writes, and one speaks. Lines of steps after `start_step` (of an
     attempt that was killed before its checkpoint) are dropped on opening, so a step is never logged twice.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, num_steps: int, title: str, writes: bool = True):
-        self._path = workdir / "metrics.jsonl"
+    def __init__(
+        self,
+        workdir: Path | None,
+        *,
+        start_step: int,
+        num_steps: int,
+        title: str,
+        writes: bool = True,
+        shows: bool = True,
+    ):
+        self._shows = writes and shows
         self._num_steps, self._title = num_steps, title
         self._bar: Any = None
         self._task: Any = None
         self._file: Any = None
-        if not writes:
-            return
-        self._drop_lines_after(start_step)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
-        if sys.stderr.isatty():
+        if writes and workdir is not None:
+            path = workdir / "metrics.jsonl"
+            drop_lines_after(path, start_step)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        if self._shows and sys.stderr.isatty():
             self._open_bar(start_step)
 
     def __enter__(self) -> "RunLog":
@@ -51,14 +61,14 @@ class RunLog:
         shown = {} if numbers is None else {"numbers": _format(numbers)}
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **shown)
-        elif numbers is not None and self._file is not None:
+        elif numbers is not None and self._shows:
             say_on_stderr(f"{self._title} step {step}/{self._num_steps}  {_format(numbers)}")
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
-        elif self._file is not None:
+        elif self._shows:
             say_on_stderr(text)
 
     def close(self) -> None:
@@ -84,18 +94,20 @@ class RunLog:
         self._task = self._bar.add_task(self._title, total=self._num_steps, completed=start_step, numbers="compiling")
         self._bar.start()
 
-    def _drop_lines_after(self, step: int) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry: dict[str, Any] = json.loads(line)
-            except ValueError:
-                continue  # the torn last line of a killed run
-            if entry["step"] <= step:
-                kept.append(line + "\n")
-        write_text(self._path, "".join(kept))
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Leaves those lines of a log that are of steps up to `step`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue  # the torn last line of a killed run
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
 
 def _format(numbers: dict[str, float]) -> str:
