@@ -17,8 +17,9 @@ class RunLog:
     """Numbers of a run. `metrics.jsonl` is the source of truth; the console is for people.
 
     Of many hosts one has `writes`; on the others nothing is written or said. Without a work directory nothing is
-    written, with `shows=False` nothing said: of seeds that are trained at once each writes, and one speaks. Lines of steps after `start_step` (of an
-    attempt that was killed before its checkpoint) are dropped on opening, so a step is never logged twice.
+    written, with `shows=False` nothing said: of seeds that are trained at once each writes, and one speaks. Lines of
+    steps after `start_step` (of an attempt that was killed before its checkpoint) are dropped on opening, so a step is
+    never logged twice.
     """
 
     def __init__(
