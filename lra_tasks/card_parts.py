@@ -49,6 +49,9 @@ def tell_cost(record: RunRecord) -> str:
         f"{record.wall_seconds / 60:.1f} minutes with evaluation, {record.compile_seconds:.0f} s of them compiling;",
         f"at most {memory}. Taken up again {count(record.resumed, 'time')}. Begun {record.started_at}.",
     ]
+    if record.seeds_at_once:
+        seeds = ", ".join(map(str, record.seeds_at_once))
+        sentences.append(f"Seeds {seeds} were trained at once: times and memory are those of all of them together.")
     return " ".join(sentences)
 
 

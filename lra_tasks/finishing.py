@@ -1,6 +1,7 @@
 """The end of a run: best and last checkpoint on validation and test, and the record."""
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -28,14 +29,14 @@ from lra_tasks.training import ClassifierRun
 RECORD = "record.json"
 
 
-def write_run_record(run: ClassifierRun, workdir: Path) -> Record:
+def write_run_record(run: ClassifierRun, workdir: Path, *, seeds_at_once: tuple[int, ...] = ()) -> Record:
     """Scores the best and the last checkpoint and writes `record.json`."""
     shardings = run.shardings.state["params"]
     best_step, best_params, _ = run.checkpoints.restore("best", run.model.abstract, shardings=shardings)
     last_step, last_params = int(run.state["step"]), run.state["params"]
     last, counts = score_checkpoint(run, last_step, last_params)
     best = last if best_step == last_step else score_checkpoint(run, best_step, best_params)[0]
-    record = make_record(run, best, last, counts)
+    record = replace(make_record(run, best, last, counts), seeds_at_once=seeds_at_once)
     if is_lead():
         write_record(record, workdir / RECORD)
     return record
@@ -100,4 +101,20 @@ def make_record(run: ClassifierRun, best: Scores, last: Scores, counts: dict[str
         examples_seen=experiment.train.num_steps * experiment.train.batch_size,
         started_at=(datetime.now(UTC) - timedelta(seconds=wall_seconds)).isoformat(timespec="seconds"),
         resumed=clock.resumed,
+    )
+
+
+def print_scores(record: Record, workdir: Path) -> None:
+    """The end of a run in three lines."""
+    test = record.splits["test"]
+    for name in ("best", "last"):
+        scores = getattr(record, name)
+        print(
+            f"{record.row} on {record.task}, seed {record.seed}, {name} checkpoint (step {scores.step}): "
+            f"test accuracy {100 * scores.test_accuracy:.2f}% of {test.evaluated} examples "
+            f"(validation {100 * scores.validation_accuracy:.2f}%)"
+        )
+    print(
+        f"majority class {100 * test.majority_share:.2f}%, {record.num_parameters:,} parameters, "
+        f"{record.train_wall_seconds:.0f} s of training; record: {workdir / 'record.json'}"
     )

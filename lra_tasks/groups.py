@@ -11,6 +11,7 @@ from lra_tasks.published import Published
 from lra_tasks.record_fields import RunRecord
 
 MOST_DIFFERENCES = 2  # settings that name a variant; one that differs in more is named by its hash
+AT_ONCE = "seeds at once"  # behind the device where they share it
 GroupKey = tuple[str, str, str, str, str]  # row, task, version of the task, protocol, experiment hash
 AnyRecord = typing.TypeVar("AnyRecord", bound=RunRecord)
 
@@ -42,8 +43,8 @@ class Measured:
     num_examples: int
     test_set: str = ""  # its name, where a task has several
     num_parameters: int
-    steps_per_second: float | None
-    wall_seconds: float  # of a whole run with evaluation, mean over seeds
+    steps_per_second: float | None  # of seeds at once those of all together
+    wall_seconds: float  # of a whole run with evaluation, mean over seeds; of seeds at once each one's share
     peak_memory_bytes: int  # on the fullest device; of the process where the platform does not say
     device: str
 
@@ -86,7 +87,7 @@ class Measured:
 def describe_group(records: Sequence[RunRecord], checkpoint: str, variant: str) -> dict[str, typing.Any]:
     """What `Measured` says of the records of one experiment, apart from their scores."""
     first = records[0]
-    speeds = [record.steps_per_second for record in records if record.steps_per_second is not None]
+    speeds = [one.steps_per_second * one.num_sharers for one in records if one.steps_per_second is not None]
     return {
         **{name: getattr(first, name) for name in ("row", "task", "task_title", "task_version", "protocol")},
         "experiment_hash": first.experiment_hash,
@@ -94,7 +95,7 @@ def describe_group(records: Sequence[RunRecord], checkpoint: str, variant: str) 
         "checkpoint": checkpoint,
         "num_parameters": first.num_parameters,
         "steps_per_second": statistics.fmean(speeds) if speeds else None,
-        "wall_seconds": statistics.fmean(record.wall_seconds for record in records),
+        "wall_seconds": statistics.fmean(one.wall_seconds / one.num_sharers for one in records),
         "peak_memory_bytes": max(_peak_memory(record) for record in records),
         "device": ", ".join(sorted({_name_device(record) for record in records})),
     }
@@ -106,9 +107,10 @@ def _peak_memory(record: RunRecord) -> int:
 
 
 def _name_device(record: RunRecord) -> str:
+    name = f"{record.device.count} x {record.device.kind}"
     if record.device.platform == "cpu":
-        return f"cpu, {count(record.host_cores, 'core')}"
-    return f"{record.device.count} x {record.device.kind}"
+        name = f"cpu, {count(record.host_cores, 'core')}"
+    return name + (f", {record.num_sharers} {AT_ONCE}" if record.seeds_at_once else "")
 
 
 def count(number: int, noun: str) -> str:

@@ -18,6 +18,7 @@ from lra_tasks.cells import (
 )
 from lra_tasks.entries import FULL_PROTOCOLS
 from lra_tasks.findings import Findings
+from lra_tasks.groups import AT_ONCE
 from lra_tasks.published import Published
 from lra_tasks.report import Comparison
 from lra_tasks.tables import Experiment, Table
@@ -181,6 +182,8 @@ def lay_out_cost(findings: Findings) -> Table:
         "Size and speed, means over seeds: training steps a second without compilation, minutes of a whole run with "
         "evaluation, and the most memory held (of the process where the device does not say)."
     )
+    if any(AT_ONCE in line[-1] for line in lines):
+        caption += f" Of {AT_ONCE} they are the steps of all, each one's share of the minutes, and the memory of all."
     return Table(caption, header, (*(False,) * 3, *(True,) * 4, False), tuple(lines))
 
 

@@ -213,6 +213,12 @@ def require_finite(name: str, value: float, step: int) -> None:
         )
 
 
+def check_numbers(values: dict[str, float], step: int) -> None:
+    """Raises UserError where one of a step's numbers shows that it ruined the parameters."""
+    for name in ("loss", "gradient_norm", "parameter_norm"):
+        require_finite(name.replace("_", " "), values[name], step)
+
+
 MEANS = ("loss", "accuracy", "gradient_norm")
 """Numbers of a log line that are means over the interval; a run may have more of them."""
 NEWEST = ("parameter_norm", "learning_rate")
@@ -238,8 +244,7 @@ class Interval:
     def handle(self, step: int, numbers: dict[str, jax.Array]) -> None:
         """Takes the numbers of a finished step: stops at one that is not finite, logs when a line is due."""
         values = {name: float(value) for name, value in jax.device_get(numbers).items()}
-        for name in ("loss", "gradient_norm", "parameter_norm"):
-            require_finite(name.replace("_", " "), values[name], step)
+        check_numbers(values, step)
         self._numbers.append(values)
         if step % self._run.settings.log_every_steps == 0:
             self._write(step)

@@ -46,6 +46,8 @@ class PeakMemory:
 class RunRecord:
     """One finished run, of any kind. Field names are the keys of the JSON file; every key is required, none is added.
 
+    `seeds_at_once` alone is left out where it is empty, so that a run by itself has the record that it always had.
+
     A kind of run gives `splits`, `best`, `last` and `schema_version` their types, and adds fields of its own.
     """
 
@@ -79,6 +81,17 @@ class RunRecord:
     started_at: str  # UTC, ISO 8601, such as "2026-01-31T09:30:00+00:00"
     resumed: int  # how many times the run was taken up again from a checkpoint
     schema_version: int
+    seeds_at_once: tuple[int, ...] = ()  # trained at once, this one too, with times and memory of all; () if alone
+
+    @property
+    def num_sharers(self) -> int:
+        """Among how many seeds the times of this record are to be shared."""
+        return len(self.seeds_at_once) or 1
+
+    @property
+    def device_seconds(self) -> float:
+        """What this run cost, summed over its devices: its share, so that the costs of seeds at once can be added."""
+        return self.wall_seconds * self.device.count / self.num_sharers
 
     def list_faults(self) -> list[str]:
         """What does not agree, a text each. Every kind of run has more to check than this."""
@@ -114,7 +127,10 @@ def inflate_text(text: str, what: str) -> bytes:
 def to_json(record: RunRecord, where: str = "record") -> str:
     """The checked record as the text of its file. `where` names the file in errors."""
     validate(record, where)
-    return json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
+    value = dataclasses.asdict(record)
+    if not value["seeds_at_once"]:
+        del value["seeds_at_once"]
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def parse_record(kind: type[AnyRecord], text: str, where: str) -> AnyRecord:
@@ -130,7 +146,7 @@ def parse_record(kind: type[AnyRecord], text: str, where: str) -> AnyRecord:
             f"{where}: schema_version = {version!r}: this code reads {known}; read the record with the code "
             "that wrote it, or run the experiment again"
         )
-    return _build_checked(kind, value, where)
+    return _build_checked(kind, {"seeds_at_once": [], **value} if isinstance(value, dict) else value, where)
 
 
 def validate(record: RunRecord, where: str = "record") -> None:
@@ -174,6 +190,9 @@ def _identity_faults(record: RunRecord) -> Iterator[str]:
     train = record.config.get("train")
     if not isinstance(train, dict) or train.get("seed") != record.seed:
         yield f"seed = {record.seed}: config.train is {train!r} and must hold the same seed"
+    shared = record.seeds_at_once
+    if shared and (len(shared) < 2 or len(set(shared)) < len(shared) or record.seed not in shared):
+        yield f"seeds_at_once = {list(shared)}: must name several seeds once each, {record.seed} among them"
     if (record.commit is None) != (record.commit_dirty is None):
         yield f"commit_dirty = {record.commit_dirty!r}: with commit = {record.commit!r} both or neither must be null"
     for argument in record.command:

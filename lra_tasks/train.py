@@ -1,9 +1,9 @@
 """Train a model on a task, evaluate it on the whole test split and write its record."""
 
 import contextlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from lra_tasks import cli
 from lra_tasks.errors import UserError
 from lra_tasks.machine import MachineSettings, Processes, keep_compiled_programs, take_machine
 from lra_tasks.provenance import git_commit, library_versions
+from lra_tasks.seeds import SeedFolders, parse_seeds
 from lra_tasks.settings import Experiment, check_task, differences, resolve
 from lra_tasks.translation_settings import TranslationExperiment, is_translation, resolve_translation
-from lra_tasks.typed_json import write_text
+from lra_tasks.workdirs import Place, RunFolder
 
 if TYPE_CHECKING:
     from lra_tasks.loop import Machine
@@ -31,22 +32,25 @@ The same command again goes on where the run stopped. configs/base.py explains e
 those of translation. In the work directory: config.json (resolved), metrics.jsonl, checkpoints/{last,best}, of a
 translation also subwords.model and checkpoints/snapshots, and at the end record.json.
 
+--seeds 1,11,65537 trains seeds at once, for small models on a large accelerator: one program, and in WORKDIR/seed1,
+seed11, ... the files of a run by itself. A seed whose numbers are not finite any more is given up, the others go on.
+
 Several hosts: --distributed=auto on a TPU slice, under Slurm, on GKE or with Open MPI; elsewhere --coordinator,
 --num_processes and --process_id. The mesh: --config.machine.data, model, sequence.
 
-Exit codes: 0 finished, 2 a mistake to mend, 75 stopped by a signal with everything saved, or another host died (run it
-again to go on), 134 JAX ended the process since another host died (the same)."""
+Exit codes: 0 finished, 1 some of --seeds failed and the others are finished, 2 a mistake to mend, 75 stopped by a
+signal with everything saved, or another host died (run it again to go on), 134 JAX ended the process since another host
+died (the same)."""
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
-
-CONFIG = "config.json"
 
 _CONFIG = cli.config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; made if it is missing", required=True)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data", "folder of prepared data; ListOps is prepared there if it is missing"
 )
+_SEEDS = flags.DEFINE_list("seeds", None, "train these seeds of the config at once, as 1,11,65537")
 _PROFILE = flags.DEFINE_bool("profile", False, "write a trace of a few steps below the work directory")
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", None, ["auto"], "one process a host, found through TPU metadata, Slurm, GKE or Open MPI"
@@ -61,6 +65,8 @@ class Job:
     """What a config asks to be trained."""
 
     experiment: Experiment | TranslationExperiment
+    """The first, of several seeds."""
+    place: Place
     prepare: Callable[["Machine"], "Prepared"]
     """Checks the model on its mesh and reads the data."""
 
@@ -71,20 +77,19 @@ class Prepared:
 
     data: dict[str, Any]
     """What tells these data from others, for hosts to compare."""
-    train: Callable[[Path], None]
-    """Trains in a work directory."""
+    train: Callable[[], int]
+    """Trains, and returns the exit code."""
 
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
     config, settings = take_machine(_CONFIG.value.to_dict())
-    make_job = make_translation_job if is_translation(config) else make_classification_job
-    job = make_job(config, cli.overridden_keys())
     processes = Processes(_DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value)
-    if processes.is_alone and (workdir / "record.json").exists():  # said at once, before JAX is imported
-        open_workdir(workdir, job.experiment)
-        return say_finished(workdir)
+    job = make_job(config, cli.overridden_keys(), workdir, processes)
+    if processes.is_alone and job.place.is_done:  # said at once, before JAX is imported
+        job.place.open()
+        return job.place.conclude()
 
     from jax.errors import JaxRuntimeError
 
@@ -117,6 +122,21 @@ def main(_argv: list[str]) -> int:
     return code
 
 
+def make_job(config: dict[str, Any], overridden: list[str], workdir: Path, processes: Processes) -> Job:
+    """The job of the command line. UserError for what cannot be trained, or not at once."""
+    if _SEEDS.value is None:
+        make = make_translation_job if is_translation(config) else make_classification_job
+        return make(config, overridden, workdir)
+    seeds = parse_seeds(_SEEDS.value)
+    if "train.seed" in overridden:
+        raise UserError("--seeds and --config.train.seed were both given; give one of them")
+    if is_translation(config):
+        raise UserError("--seeds trains classifiers at once, not translations; train them one by one")
+    if not processes.is_alone:
+        raise UserError("--seeds trains in one process; leave it out, or --distributed and --coordinator")
+    return make_seeds_job(config, overridden, workdir, seeds)
+
+
 def train_on_all(job: Job, workdir: Path, settings: MachineSettings) -> int:
     """What every process of a run does, once they have met: agree, prepare, train."""
     from lra_tasks import hosts
@@ -132,64 +152,95 @@ def train_on_all(job: Job, workdir: Path, settings: MachineSettings) -> int:
     hosts.require_same("config or code", start, differences)
     profile = Profile(workdir / "profile" if _PROFILE.value and hosts.is_lead() else None)
     machine = Machine(settings, make_layout(settings), profile)
-    is_new = not (workdir / CONFIG).exists()
-    hosts.on_the_lead(lambda: open_workdir(workdir, job.experiment))
+    hosts.on_the_lead(job.place.open)
     hosts.require_shared(workdir)
-    if (workdir / "record.json").exists():
-        return say_finished(workdir) if hosts.is_lead() else 0
+    if job.place.is_done:
+        return job.place.conclude() if hosts.is_lead() else 0
     try:
         prepared = hosts.in_turn(lambda: job.prepare(machine))
         hosts.require_same("data", prepared.data, differences)
     except UserError:
-        if is_new and hosts.is_lead():  # a run that never began claims no work directory
-            (workdir / CONFIG).unlink()
-            with contextlib.suppress(OSError):
-                workdir.rmdir()
+        if hosts.is_lead():
+            job.place.withdraw()
         raise
-    prepared.train(workdir)
-    return 0
+    return prepared.train()
 
 
-def say_finished(workdir: Path) -> int:
-    """The answer to a run that has its record."""
-    print(f"{workdir} is finished; its record is {workdir / 'record.json'}")
-    return 0
-
-
-def make_classification_job(config: dict[str, Any], overridden: list[str]) -> Job:
+def make_classification_job(config: dict[str, Any], overridden: list[str], workdir: Path) -> Job:
     """A classifier on a task of Long Range Arena."""
+    experiment, task = read_classification(config, overridden)
+
+    def train_in(splits: dict[str, Any], machine: "Machine") -> int:
+        from lra_tasks.finishing import print_scores, write_run_record
+        from lra_tasks.training import train
+
+        train(experiment, task, splits, workdir, make_finish(workdir, write_run_record, print_scores), machine)
+        return 0
+
+    def prepare(machine: "Machine") -> Prepared:
+        from lra_tasks.training import build_split_model
+
+        build_split_model(experiment, task, machine)  # what it cannot be is said before anything is prepared
+        return read_splits(experiment, task, lambda splits: train_in(splits, machine))
+
+    return Job(experiment, RunFolder(workdir, experiment), prepare)
+
+
+def make_seeds_job(config: dict[str, Any], overridden: list[str], workdir: Path, seeds: tuple[int, ...]) -> Job:
+    """Several seeds of a classifier at once."""
+    first, task = read_classification(config, overridden)
+    experiments = {seed: replace(first, train=replace(first.train, seed=seed)) for seed in seeds}
+    folders = SeedFolders(workdir, experiments)
+
+    def train_in(splits: dict[str, Any], machine: "Machine") -> int:
+        from lra_tasks.finishing import print_scores, write_run_record
+        from lra_tasks.seeds_loop import NoSeedLeft
+        from lra_tasks.seeds_training import SeedsJob, train_seeds
+
+        def finish(seed: int, run: Any) -> None:
+            write = partial(write_run_record, seeds_at_once=folders.list_sharers(seed))
+            make_finish(folders.folder(seed), write, print_scores)(run)
+
+        for group in folders.list_groups():
+            members = {seed: experiments[seed] for seed in group}
+            with contextlib.suppress(NoSeedLeft):
+                train_seeds(SeedsJob(members, task, splits, folders, machine), finish)
+        return folders.tell_failures()
+
+    def prepare(machine: "Machine") -> Prepared:
+        from lra_tasks.seeds_training import check_machine
+        from lra_tasks.training import build_split_model
+
+        check_machine(machine)
+        build_split_model(first, task, machine)
+        return read_splits(first, task, lambda splits: train_in(splits, machine))
+
+    return Job(first, folders, prepare)
+
+
+def read_classification(config: dict[str, Any], overridden: list[str]) -> tuple[Experiment, Any]:
+    """The experiment of a config, and its task."""
     from lra_tasks.registry import get_task
 
     experiment = resolve(config, overridden)
     task = get_task(experiment.data.task)
     check_task(experiment, task, overridden)
-
-    def prepare(machine: "Machine") -> Prepared:
-        from lra_tasks.console import Console
-        from lra_tasks.preparation import ensure_prepared
-        from lra_tasks.training import build_split_model
-
-        build_split_model(experiment, task, machine)  # what it cannot be is said before anything is prepared
-        with Console() as console:
-            prepared = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
-
-        from lra_tasks.splits import choose_splits, identify
-
-        splits = choose_splits(prepared, experiment.data.validation)
-
-        def train_in(workdir: Path) -> None:
-            from lra_tasks.finishing import write_run_record
-            from lra_tasks.training import train
-
-            finish = make_finish(workdir, write_run_record, print_scores)
-            train(experiment, task, splits, workdir, finish, machine)
-
-        return Prepared(identify(splits), train_in)
-
-    return Job(experiment, prepare)
+    return experiment, task
 
 
-def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
+def read_splits(experiment: Experiment, task: Any, train_on: Callable[[dict[str, Any]], int]) -> Prepared:
+    """The data of a classifier, prepared where they are missing."""
+    from lra_tasks.console import Console
+    from lra_tasks.preparation import ensure_prepared
+    from lra_tasks.splits import choose_splits, identify
+
+    with Console() as console:
+        prepared = ensure_prepared(task, Path(_DATA_DIR.value), console.report, console.progress)
+    splits = choose_splits(prepared, experiment.data.validation)
+    return Prepared(identify(splits), lambda: train_on(splits))
+
+
+def make_translation_job(config: dict[str, Any], overridden: list[str], workdir: Path) -> Job:
     """An encoder-decoder on a translation task."""
     from lra_tasks.translation import get_translation
 
@@ -205,17 +256,18 @@ def make_translation_job(config: dict[str, Any], overridden: list[str]) -> Job:
         build_translation_model(experiment, task.vocab_size, task.max_length)
         prepared = read_translation(_DATA_DIR.value, task)
 
-        def train_in(workdir: Path) -> None:
+        def train() -> int:
             from lra_tasks.translation_finishing import print_translation_scores, write_translation_run
             from lra_tasks.translation_training import train_translation
 
             finish = make_finish(workdir, write_translation_run, print_translation_scores)
             train_translation(experiment, task, prepared, workdir, finish, machine)
+            return 0
 
         counts = {name: split.num_examples for name, split in prepared.splits.items()}
-        return Prepared({"pairs": counts, "vocabulary": prepared.subwords.checksum}, train_in)
+        return Prepared({"pairs": counts, "vocabulary": prepared.subwords.checksum}, train)
 
-    return Job(experiment, prepare)
+    return Job(experiment, RunFolder(workdir, experiment), prepare)
 
 
 def make_finish(workdir: Path, write: Callable[[Any, Path], Any], show: Callable[[Any, Path], None]):
@@ -228,49 +280,6 @@ def make_finish(workdir: Path, write: Callable[[Any, Path], Any], show: Callable
             show(record, workdir)
 
     return finish
-
-
-def open_workdir(workdir: Path, experiment: Experiment | TranslationExperiment) -> None:
-    """Makes the work directory and its config.json, or refuses one that holds another config."""
-    path, config = workdir / CONFIG, experiment.as_dict()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if (workdir / "checkpoints").exists():
-                raise UserError(f"{workdir} has checkpoints but no {CONFIG}; take another --workdir")
-            write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir} cannot be used ({error.strerror or error}); take a folder you may write to"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); take another --workdir") from None
-    if not isinstance(before, dict):
-        raise UserError(f"{path} is not a config; take another --workdir")
-    found = differences(config, before)
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise UserError(
-            f"{workdir} holds another config ({'; '.join(found[:3])}{more}); take another --workdir or that config"
-        )
-
-
-def print_scores(record, workdir: Path) -> None:
-    """The end of a run in three lines."""
-    test = record.splits["test"]
-    for name in ("best", "last"):
-        scores = getattr(record, name)
-        print(
-            f"{record.row} on {record.task}, seed {record.seed}, {name} checkpoint (step {scores.step}): "
-            f"test accuracy {100 * scores.test_accuracy:.2f}% of {test.evaluated} examples "
-            f"(validation {100 * scores.validation_accuracy:.2f}%)"
-        )
-    print(
-        f"majority class {100 * test.majority_share:.2f}%, {record.num_parameters:,} parameters, "
-        f"{record.train_wall_seconds:.0f} s of training; record: {workdir / 'record.json'}"
-    )
 
 
 if __name__ == "__main__":
