@@ -16,7 +16,8 @@ The plan `reproduction` is that of the paper's rows with five seeds, `small` the
 three. --tasks, --rows and --seeds take a part of a plan. With
 --slice_minutes a run saves when its turn is over and others of the same seed wait, and goes on when all of them had
 theirs, also in the next call: for a machine that is at hand for short times only. Many runs on one GPU: --gpus 0
---workers 4, each with a part of its memory.
+--workers 4, each with a part of its memory. Or --seeds_at_once: a run is a cell, and trains all its seeds as one
+program, as --seeds of lra_tasks.train; their folders and records are the same.
 
 Exit codes: 0 all finished, 1 some failed, 2 a mistake to mend, 75 some not finished, with everything saved.
 """

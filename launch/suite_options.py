@@ -10,7 +10,7 @@ from suite_plan import PLANS, Mistake
 
 # what the suite says to each run itself
 GIVEN = (
-    *("config", "workdir", "data_dir", "config.train.seed", "config.data.task"),
+    *("config", "workdir", "data_dir", "seeds", "config.train.seed", "config.data.task"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
 
@@ -70,6 +70,7 @@ def parse_options(arguments: list[str], usage: str) -> argparse.Namespace:
     add("--tasks", type=parse_list, help="configs of tasks: listops,text,retrieval,image,pathfinder")
     add("--rows", type=parse_list, help="rows of configs/rows.py: luna16,transformer,performer")
     add("--seeds", type=parse_seeds, help="0,1,2 (default: 0)")
+    add("--seeds_at_once", action="store_true", help="all seeds of a cell in one process, as one program")
     plans = " or ".join(PLANS)
     add("--preset", default="", help=f"cpu, paper or lra, with +switches (default: the authors' recipe); or {plans}")
     add("--workdir", type=Path, required=True, help="folder of all work directories")

@@ -60,21 +60,26 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training. `task` is that of its data, `config` what stands behind --config; `lap` counts the seeds."""
+    """One training, of one seed or of several at once, below `workdir`.
+
+    `task` is that of its data, `config` what stands behind --config; `lap` counts the seeds.
+    """
 
     name: str
     config: str
     flags: tuple[str, ...]
     task: str
-    seed: int
+    seeds: tuple[int, ...]
+    is_group: bool
     lap: int
     workdir: Path
     log: Path
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has its record, which is written last."""
-        return (self.workdir / RECORD).exists()
+        """Whether it has its record, or all of them, which are written last."""
+        folders = [self.workdir / f"seed{seed}" for seed in self.seeds] if self.is_group else [self.workdir]
+        return all((folder / RECORD).exists() for folder in folders)
 
     @property
     def last_turn(self) -> float:
@@ -119,8 +124,9 @@ def prepare_command(options: argparse.Namespace, task: str) -> list[str]:
 def train_command(options: argparse.Namespace, run: Run) -> list[str]:
     """Trains a run."""
     where = ["--config", run.config, "--workdir", str(run.workdir), "--data_dir", options.data_dir]
-    own = [f"--config.train.seed={run.seed}", *run.flags]
-    return [options.python, "-m", "lra_tasks.train", *where, *own, *options.flags]
+    seeds = ",".join(map(str, run.seeds))
+    own = ["--seeds", seeds] if run.is_group else [f"--config.train.seed={seeds}"]
+    return [options.python, "-m", "lra_tasks.train", *where, *own, *run.flags, *options.flags]
 
 
 def results_command(options: argparse.Namespace) -> list[str]:
@@ -145,6 +151,8 @@ def make_slots(options: argparse.Namespace) -> list[Slot]:
 def plan_runs(options: argparse.Namespace) -> list[Run]:
     """All runs in the order in which they start: the first seed of everything first. Mistake for a config that is none.
 
+    With seeds at once a cell is one run, whose seeds lie where they would lie one by one.
+
     With turns, the run whose last turn is the longest ago comes first among those of a seed.
     """
     if options.plan:
@@ -157,14 +165,16 @@ def plan_runs(options: argparse.Namespace) -> list[Run]:
     preset = f":{options.preset}" if options.preset else ""
     data = ask_configs(options, [f"{SMALLER_SETS.get(task, task)}:{row}{preset}" for task, row in cells])
     runs = []
-    for lap, seed in enumerate(options.seeds):
+    laps = [tuple(options.seeds)] if options.seeds_at_once else [(seed,) for seed in options.seeds]
+    for lap, seeds in enumerate(laps):
         for (task, row), prepared in zip(cells, data, strict=True):
-            name = f"{task}/{row}/{options.preset or 'authors'}/seed{seed}"
+            name = f"{task}/{row}/{options.preset or 'authors'}"
+            name += "" if options.seeds_at_once else f"/seed{seeds[0]}"
             config, flags = f"configs/{SMALLER_SETS.get(task, task)}.py:{row}{preset}", ()
             if task in SMALLER_SETS:
                 prepared, flags = task, (f"--config.data.task={task}",)
             workdir, log = options.workdir / name, log_path(options, name)
-            runs.append(Run(name, config, flags, prepared, seed, lap, workdir, log))
+            runs.append(Run(name, config, flags, prepared, seeds, options.seeds_at_once, lap, workdir, log))
     if options.slice_minutes is not None:
         runs.sort(key=lambda run: (run.lap, run.last_turn))
     return runs

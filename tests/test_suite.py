@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from launch_tools import make_tools, wait_for
@@ -23,7 +24,13 @@ PYTHON = """case "$1 $2" in
     echo "start $6 $cores $CUDA_VISIBLE_DEVICES $XLA_PYTHON_CLIENT_MEM_FRACTION" >> "$STUBS/events"
     wait
     case $6 in *"$FAIL") [ -z "$WORDS" ] || echo "error: $WORDS" >&2; exit 1 ;; esac
-    mkdir -p "$6"; touch "$6/record.json"; echo "end $6" >> "$STUBS/events" ;;
+    case " $* " in *" --seeds "*) seeds=$(echo "${10}" | tr , " ") ;; *) seeds="" ;; esac
+    for folder in ${seeds:-alone}; do
+      folder="$6/seed$folder"; [ -n "$seeds" ] || folder=$6
+      [ "$folder" != "$6/seed$LOST" ] || continue
+      mkdir -p "$folder"; touch "$folder/record.json"
+    done
+    echo "end $6" >> "$STUBS/events" ;;
 esac
 """
 
@@ -47,6 +54,7 @@ def suite(tools):
         "BAD_DATA": "",
         "DEAF": "",
         "EARLY": "",
+        "LOST": "",
     }
     return tools
 
@@ -140,6 +148,35 @@ def test_the_plan_for_two_cores(suite):
         [task, "transformer"] for task in ("listops", "text", "image", "pathfinder", "retrieval")
     ]
     assert [run[3] for run in runs[::20]] == ["seed0", "seed1", "seed2"]
+
+
+def test_seeds_at_once_are_one_run_a_cell(suite):
+    """It is finished with its last record, goes on until then, and each seed lies where it would lie alone."""
+    command = [*suite.command, "--seeds", "0,2", "--seeds_at_once"]
+    lost = suite.run(*command, LOST="2")
+    assert (lost.returncode, [name for name, *_ in events(suite, "start")]) == (1, NAMES)
+    assert f"failed: {NAMES[0]}: it ended without a record.json" in lost.err.splitlines()
+    assert suite.run(*command).returncode == 0
+    assert [name for name, *_ in events(suite, "start")] == [*NAMES, *NAMES]
+    assert {path.parent.relative_to(suite.work) for path in suite.work.rglob("record.json")} == set(map(Path, ORDER))
+    again = suite.run(*command, "--dry-run")
+    assert again.out.count("# finished: ") == 4
+    assert suite.run(*suite.command, "--seeds", "0,2", "--dry-run").out.count("# finished: ") == 8
+    other = suite.run(*suite.command, "--seeds", "0,2,7", "--seeds_at_once", "--dry-run")
+    line = next(shlex.split(line) for line in other.out.splitlines() if "lra_tasks.train" in line)
+    assert line[4:] == [
+        *("configs/listops.py:luna16:cpu", "--workdir", f"{suite.work}/{NAMES[0]}"),
+        *("--data_dir", "data", "--seeds", "0,2,7"),
+    ]  # fmt: skip
+
+
+def test_seeds_at_once_take_turns(suite):
+    turns = ["--slice_minutes", "0.005", "--seeds", "0,2", "--seeds_at_once"]
+    done = suite.run(*suite.command, *turns, "--hours", "0.0005", SECONDS_A_RUN="60")
+    assert done.returncode == 75
+    first = [name for name, *_ in events(suite, "start")]
+    assert len(first) > 1
+    assert first == (NAMES * 9)[: len(first)]
 
 
 def test_runs_take_turns_within_a_seed_and_go_on_where_the_last_call_left_off(suite):
@@ -249,6 +286,7 @@ def test_a_signal_stops_the_runs_and_a_second_one_ends_them(suite, deaf):
         (["--hours", "nan"], "must be a number above 0"),
         (["--slice_minutes", "0"], "must be a number above 0"),
         (["--seeds", "1,01"], "names a seed twice"),
+        (["--", "--seeds=4"], "the suite gives this flag to each run itself"),
         (["--", "--config.train.seed=4"], "the suite gives this flag to each run itself"),
         (["--workers", "9", "--cores-per-run", "999"], "there are"),
         (["--python", "/no/python"], "/no/python: No such file"),
