@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lra_tasks.errors import UserError
 from lra_tasks.typed_json import JsonError, build, write_text
-from lra_tasks.workdirs import CONFIG, RECORD, SEEDS, ResolvedConfig, RunFolder, open_workdir
+from lra_tasks.workdirs import CONFIG, METRICS, RECORD, SEEDS, ResolvedConfig, RunFolder, open_workdir
 
 MOST_SEEDS = 32
 """The loader remembers two epochs' orders of as many."""
@@ -92,7 +92,7 @@ class SeedFolders:
         return not any(map(self.is_left, self.experiments))
 
     def list_groups(self) -> list[tuple[int, ...]]:
-        """The seeds that are left, by who is trained with whom: those that began, then the new ones.
+        """The seeds that are left, by who is trained with whom: those that took steps, then the others, then new ones.
 
         UserError where one of a group is left and was not named: it could not catch up.
         """
@@ -107,6 +107,7 @@ class SeedFolders:
                 )
             if members and not any(seed in group for group in groups):
                 groups.append(tuple(other for other in members if other in left))
+        groups.sort(key=lambda group: not any((self.folder(seed) / METRICS).exists() for seed in group))
         new = tuple(seed for seed in left if not any(seed in group for group in groups))
         return [*groups, new] if new else groups
 

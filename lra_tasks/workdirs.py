@@ -10,7 +10,7 @@ from lra_tasks.errors import UserError
 from lra_tasks.settings import differences
 from lra_tasks.typed_json import write_text
 
-CONFIG, RECORD = "config.json", "record.json"
+CONFIG, METRICS, RECORD = "config.json", "metrics.jsonl", "record.json"
 SEEDS = "seeds.json"
 """In the work directory of a seed that is trained with others: which, and whether it failed."""
 
