@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from luna_jax.axes import Array
@@ -28,3 +30,9 @@ class Dense(nnx.Linear):
             return super().__call__(inputs)
         flat = inputs.reshape(-1, inputs.shape[-1])
         return super().__call__(flat).reshape(*inputs.shape[:-1], self.out_features)
+
+    def weights(self, dtype: DTypeLike) -> tuple[Float[Array, "I O"], Float[Array, " O"]]:
+        """W and b in the type of the computation, for who multiplies them with something else first."""
+        kernel = self.kernel[...].astype(dtype)
+        bias = jnp.zeros((self.out_features,), dtype) if self.bias is None else self.bias[...].astype(dtype)
+        return kernel, bias

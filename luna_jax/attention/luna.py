@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from luna_jax.attention import checks
 from luna_jax.attention.base import Memory
 from luna_jax.attention.causal_luna import CHUNK_SIZE, CausalLunaAttention
+from luna_jax.attention.folded import pack_folded, pays, unpack_folded
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
@@ -125,12 +126,7 @@ class LunaAttention(nnx.Module):
 
         Returns what `recall` needs of the packed sequence, which a decoder keeps from step to step, and the sequence.
         """
-        if self.tie_kv:
-            key = value = self.pack_context(context)
-        else:
-            key, value = self.pack_key(context), self.pack_value(context)
-        mix = attend if self.split is None else partial(pack_split, split=self.split)
-        packed = self._attend(self.pack_query(p), key, value, context_mask, self.num_pack_heads, dropout_key, mix)
+        packed = self._pack(p, context, context_mask, dropout_key)
         packed = packed if self.pack_out is None else self.pack_out(packed)
         if self.tie_kv:
             key = value = self.context(packed)
@@ -140,12 +136,34 @@ class LunaAttention(nnx.Module):
 
     def recall(self, x: Sequence, memory: Memory, *, dropout_key=None) -> Sequence:
         """The second attention: X queries the packed sequence, [B, N, D] and [B, L, D] to [B, N, D]."""
-        return self.out(self._attend(self.query(x), *memory, self.num_heads, dropout_key))
+        scale = (self.emb_dim // self.num_heads) ** -0.5
+        key, value = (split_heads(sequence, self.num_heads) for sequence in (memory.key, memory.value))
+        rates = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        if not self._folds(self.num_heads, memory.key, x):
+            query = split_heads(self.query(x) * scale, self.num_heads)
+            return self.out(merge_heads(attend(query, key, value, memory.mask, **rates)))
+        dtype = memory.key.dtype
+        (kernel, bias), (out_kernel, out_bias) = self.query.weights(dtype), self.out.weights(dtype)
+        y = unpack_folded(x.astype(dtype), key * scale, value, memory.mask, kernel, bias, out_kernel, **rates)
+        return y + out_bias[None, None]
 
-    def _attend(self, query, key, value, mask, num_heads, dropout_key, mix=attend):
-        query = query * (self.emb_dim // num_heads) ** -0.5
-        query, key, value = (split_heads(sequence, num_heads) for sequence in (query, key, value))
-        return merge_heads(mix(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
+    def _pack(self, p, context, context_mask, dropout_key) -> Pack:
+        """What P sees of the context, in front of the output projection, if there is one."""
+        query = split_heads(self.pack_query(p) * (self.emb_dim // self.num_pack_heads) ** -0.5, self.num_pack_heads)
+        rates = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        key_map, value_map = (self.pack_context,) * 2 if self.tie_kv else (self.pack_key, self.pack_value)
+        if self._folds(self.num_pack_heads, p, context):
+            (key_kernel, _), (kernel, bias) = key_map.weights(query.dtype), value_map.weights(query.dtype)
+            return pack_folded(query, context.astype(query.dtype), context_mask, key_kernel, kernel, bias, **rates)
+        key = key_map(context)
+        value = key if self.tie_kv else value_map(context)
+        key, value = (split_heads(sequence, self.num_pack_heads) for sequence in (key, value))
+        mix = attend if self.split is None else partial(pack_split, split=self.split)
+        return merge_heads(mix(query, key, value, context_mask, **rates))
+
+    def _folds(self, num_heads: int, short: Pack, long: Sequence) -> bool:
+        """Whether projections of the long sequence go into the short one; not where devices share the long one."""
+        return self.split is None and pays(num_heads, short.shape[1], self.emb_dim, long.shape[1])
 
     def _check(self, x, x_mask, p, p_mask, context, context_mask):
         if p is None:
