@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from lra_tasks import cli
+from lra_tasks.allocator import keep_freed_memory
 from lra_tasks.efficiency_numbers import CHUNKED, CUDNN, UNFUSED, find_exponent
 from lra_tasks.errors import UserError, nearest
 
@@ -68,6 +69,7 @@ SEQUENCE_LENGTHS = ("4096", "65536", "1048576")
 
 def main(argv: list[str]) -> int:
     """Returns the exit code."""
+    keep_freed_memory()
     names = argv[1:] or ["efficiency"]
     for name in names:
         if name not in BENCHMARKS:

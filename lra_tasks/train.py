@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from lra_tasks import cli
+from lra_tasks.allocator import keep_freed_memory
 from lra_tasks.errors import UserError
 from lra_tasks.machine import MachineSettings, Processes, keep_compiled_programs, take_machine
 from lra_tasks.provenance import git_commit, library_versions
@@ -83,6 +84,7 @@ class Prepared:
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
+    keep_freed_memory()
     config, settings = take_machine(_CONFIG.value.to_dict())
     processes = Processes(_DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value)

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from lra_tasks import cli
+from lra_tasks.allocator import keep_freed_memory
 from lra_tasks.errors import UserError
 from lra_tasks.machine import keep_compiled_programs
 
@@ -33,6 +34,7 @@ _LENGTH_PENALTY = flags.DEFINE_float("length_penalty", None, "score = log p / le
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
+    keep_freed_memory()
     workdir = Path(_WORKDIR.value)
     experiment = read_experiment(workdir)
     decode = choose_decoding(experiment.decode)
