@@ -58,7 +58,8 @@ def test_each_seed_has_the_folder_of_a_run_by_itself(tmp_path):
 def test_seeds_that_come_later_are_a_group_of_their_own(tmp_path):
     open_folders(tmp_path, 1, 11)
     assert make_folders(tmp_path, 5, 11, 7, 1).list_groups() == [(1, 11), (5, 7)]
-    (tmp_path / "seed1" / "metrics.jsonl").touch()  # as the first step does
+    for seed in (1, 11):
+        (tmp_path / f"seed{seed}" / "metrics.jsonl").touch()  # as the loop does
     folders = open_folders(tmp_path, 5, 11, 7, 1)  # in whatever order
     assert folders.list_groups() == [(1, 11), (5, 7)]
     finish(tmp_path, 1)  # killed between the records
