@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,13 +25,21 @@ from lra_tasks.task import Split, Task
 from lra_tasks.training import ClassifierRun, build_split_model
 
 
-def check_machine(machine: Machine) -> None:
-    """UserError for a mesh of several devices: seeds at once are to fill one."""
+def choose_machine(machine: Machine, report: Callable[[str], None]) -> Machine:
+    """The machine as seeds at once can use it: `report` is told what is not. UserError for several devices.
+
+    The seeds' batches are of different lengths, so that they have no parts by length in common.
+    """
+    settings = machine.settings
     if machine.layout.mesh.size > 1:
         raise UserError(
             f"--seeds trains on one device, and the mesh has {machine.layout.mesh.size}; set "
             "--config.machine.data=1, and so model and sequence, or leave out --seeds"
         )
+    if settings.lengths:
+        report("--seeds: all batches are padded to the longest example, machine.lengths is not used")
+    whole = replace(settings, lengths=(), microbatches=max(1, settings.microbatches))
+    return replace(machine, settings=whole)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,6 @@ def train_seeds(job: SeedsJob, finish: Callable[[int, ClassifierRun], None]) -> 
     A seed with a number that is not finite is given up, and noted in its folder; with each of the others `finish` is
     called. Raises Stopped after a signal, with everything saved, and NoSeedLeft.
     """
-    check_machine(job.machine)
     seeds, first, layout = list(job.experiments), job.first, job.machine.layout
     model = build_split_model(first, job.task, job.machine)
 

@@ -210,10 +210,10 @@ def make_seeds_job(config: dict[str, Any], overridden: list[str], workdir: Path,
         return folders.tell_failures()
 
     def prepare(machine: "Machine") -> Prepared:
-        from lra_tasks.seeds_training import check_machine
+        from lra_tasks.seeds_training import choose_machine
         from lra_tasks.training import build_split_model
 
-        check_machine(machine)
+        machine = choose_machine(machine, cli.say)
         build_split_model(first, task, machine)
         return read_splits(first, task, lambda splits: train_in(splits, machine))
 

@@ -15,7 +15,7 @@ FLOORS = {
         ["attention.checks", "causal", "generation"],
         ["sequence_parallel"],
         ["attention.base", "attention.blocks"],
-        ["attention.chunked", "attention.kernelised", "attention.causal_luna"],
+        ["attention.chunked", "attention.kernelised", "attention.causal_luna", "attention.folded"],
         [
             *("attention.luna", "attention.softmax", "attention.local", "attention.sparse", "attention.longformer"),
             *("attention.linformer", "attention.reformer", "attention.sinkhorn", "attention.synthesizer"),
@@ -30,7 +30,7 @@ FLOORS = {
     ],
     "lra_tasks": [
         [
-            *("errors", "metrics", "provenance", "console", "label_layout", "row_styles"),
+            *("errors", "allocator", "metrics", "provenance", "console", "label_layout", "row_styles"),
             *("gradients", "fingerprints", "profiling", "clock", "stopping", "collectives"),
         ],
         ["vocab", "typed_json", "folders", "contact_sheet", "pathfinder_settings", "intervals", "blocks"],
@@ -95,7 +95,10 @@ FLOORS = {
             "efficiency_machine",
             "efficiency_files",
         ],
-        ["efficiency_cells", "translation_preparation", "causal_benchmark", "sequence_benchmark", "seeds_training"],
+        [
+            *("efficiency_cells", "translation_preparation", "causal_benchmark", "sequence_benchmark"),
+            *("seeds_training", "seeds_benchmark", "split_benchmark"),
+        ],
         ["efficiency_run"],
         ["train", "evaluate", "translate", "prepare", "results", "benchmark", "models", "conformance", "drift"],
     ],

@@ -29,7 +29,7 @@ from lra_tasks.seeds import SeedFolders
 from lra_tasks.seeds_checkpoints import SeedCheckpoints
 from lra_tasks.seeds_loop import NoSeedLeft
 from lra_tasks.seeds_steps import batches_at, make_seeds_init, make_seeds_train_step, unstack_state
-from lra_tasks.seeds_training import SeedsJob, check_machine, train_seeds
+from lra_tasks.seeds_training import SeedsJob, choose_machine, train_seeds
 from lra_tasks.settings import sequence_length
 from lra_tasks.steps import make_init, make_train_step
 from lra_tasks.training import train
@@ -290,9 +290,14 @@ def test_each_seed_is_calibrated_on_its_own_examples(tmp_path):
         assert np.array_equal(stored[place], scale * batch.tokens[:, :1])
 
 
-def test_several_devices_are_refused():
+def test_a_machine_is_used_as_far_as_it_can_be():
     with pytest.raises(UserError, match="trains on one device, and the mesh has 2; set"):
-        check_machine(make_machine(data=2))
+        choose_machine(make_machine(data=2), print)
+    said = []
+    machine = choose_machine(make_machine(lengths=(8, 64), microbatches=0), said.append)
+    assert (machine.settings.lengths, machine.settings.microbatches, len(said)) == ((), 1, 1)
+    assert choose_machine(make_machine(microbatches=2), said.append).settings.microbatches == 2
+    assert len(said) == 1
 
 
 def test_the_command(tmp_path):
