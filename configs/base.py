@@ -241,7 +241,11 @@ def make_machine_section() -> ConfigDict:
     machine.sequence = 1  # parts of every sequence; for Luna, whose traffic does not grow with the length
     machine.shard_params = False  # parameters and optimizer state split over `data`, too (FSDP), which saves memory
     # Parts of a batch one after the other, their gradients summed: less memory. Dropout then draws other numbers.
-    machine.microbatches = 1
+    # 0: one; with `lengths` as many as the rows of a device allow, up to 8.
+    machine.microbatches = 0
+    # Tokens, rising. The parts of a batch are sorted by length, and each is padded to the first of these that holds it;
+    # so are the batches of an evaluation. A program is compiled for each. Empty: all are padded to the longest.
+    machine.lengths = ()
     # Folder of compiled programs, so that the next start compiles nothing. "auto": in the user's cache; "off": none.
     machine.compilation_cache = "auto"
     machine.heartbeat_seconds = 60  # a host that is silent for so long is dead, and ends the others

@@ -37,6 +37,8 @@ def listops(preset: str = "") -> ConfigDict:
     train.num_steps, train.batch_size = 5000, 32  # [script, table 7]
     train.eval_every_steps = 20  # [code] the best of 250 validations is tested
     train.checkpoint_every_steps = 500  # [ours]
+    # [ours] eighths of a batch of 32, so padded, have 1.66 times fewer tokens than at 2,000; 1.79 at their own length
+    config.machine.lengths = (700, 850, 1050, 1200, 1350, 1550, 1750, 2000)
     return _apply(preset, config, {"paper": _paper, "lra": recipes_lra.listops, "cpu": recipes_cpu.listops})
 
 
@@ -58,6 +60,8 @@ def text(preset: str = "") -> ConfigDict:
     train.num_steps, train.batch_size = 20_000, 32  # [script, table 7]
     train.eval_every_steps = 100  # [code]
     train.checkpoint_every_steps = 1000  # [ours]
+    # [ours] eighths of a batch of 32, so padded, have 2.44 times fewer tokens than at 4,000; 2.72 at their own length
+    config.machine.lengths = (750, 950, 1200, 1550, 2000, 2500, 3150, 4000)
     return _apply(preset, config, {"paper": _paper, "lra": recipes_lra.text, "cpu": recipes_cpu.text})
 
 
@@ -77,6 +81,7 @@ def retrieval(preset: str = "") -> ConfigDict:
     optim.warmup_steps, optim.weight_decay = 8000, 1e-4  # [script, table 7]
     train.num_steps, train.batch_size = 20_000, 32  # [script, table 7]
     train.eval_every_steps, train.checkpoint_every_steps = 1000, 1000  # [ours]
+    # Batches are not split by length: of the papers at hand 99.5 % have at least 4,000 bytes.
     return _apply(
         preset, config, {"paper": _paper_retrieval, "lra": recipes_lra.retrieval, "cpu": recipes_cpu.retrieval}
     )

@@ -35,7 +35,7 @@ ROWS = {
     "reformer": {"model.attention": "reformer"},
     "sinkhorn": {"model.attention": "sinkhorn"},
     "synthesizer": {"model.attention": "synthesizer"},
-    "bigbird": {"model.attention": "bigbird"},
+    "bigbird": {"model.attention": "bigbird", "machine.lengths": ()},  # its pattern depends on the padded length
     "linear": {"model.attention": "linear", **NO_PROBABILITIES},
     "performer": {"model.attention": "performer", **NO_PROBABILITIES},
     "performer_relu": {"model.attention": "performer", "performer.kernel": "relu", **NO_PROBABILITIES},

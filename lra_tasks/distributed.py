@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lra_tasks.errors import UserError
-from lra_tasks.machine import MachineSettings
+from lra_tasks.machine import MOST_PARTS, MachineSettings
 
 DATA, MODEL, SEQUENCE = AXES = ("data", "model", "sequence")
 COLUMNS = {
@@ -151,12 +151,23 @@ def check_divisible(layout: Layout, settings: MachineSettings, batch_size: int |
     `sizes` of the model by their config keys. A batch size of None: batches are filled up.
     """
     data, model = layout.mesh.shape[DATA], layout.mesh.shape[MODEL]
-    parts = data * settings.microbatches
+    parts = data * max(1, settings.microbatches)
     if batch_size is not None and batch_size % parts:
         raise UserError(
             f"train.batch_size={batch_size} cannot be split into {parts} equal parts (data {data} x microbatches "
-            f"{settings.microbatches}); set machine.data and machine.microbatches so that their product divides it"
+            f"{parts // data}); set machine.data and machine.microbatches so that their product divides it"
         )
     for key, size in sizes.items():
         if size % model:
             raise UserError(f"{key}={size} cannot be split over machine.model={model}; take a divisor of {size}")
+
+
+def count_parts(layout: Layout, settings: MachineSettings, batch_size: int) -> int:
+    """Parts of a batch, one after the other: `microbatches`, or, if that is 0, what batch and mesh suggest.
+
+    One, and with `lengths` as many as the rows of a device allow, up to MOST_PARTS.
+    """
+    if settings.microbatches or not settings.lengths:
+        return max(1, settings.microbatches)
+    rows = batch_size // layout.mesh.shape[DATA]
+    return max(parts for parts in range(1, MOST_PARTS + 1) if rows % parts == 0)

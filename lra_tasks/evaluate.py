@@ -6,8 +6,9 @@ from pathlib import Path
 from absl import flags
 
 from lra_tasks import cli
+from lra_tasks.allocator import keep_freed_memory
 from lra_tasks.errors import UserError
-from lra_tasks.machine import keep_compiled_programs
+from lra_tasks.machine import check_lengths, fit_lengths, keep_compiled_programs
 from lra_tasks.settings import Experiment, resolve, sequence_length
 from lra_tasks.translation_settings import is_translation
 
@@ -15,6 +16,7 @@ USAGE = """Evaluate a trained model on a whole split, or let it answer texts of 
 
   python -m lra_tasks.evaluate --workdir runs/small
   python -m lra_tasks.evaluate --workdir runs/small --split validation --checkpoint last
+  python -m lra_tasks.evaluate --workdir runs/text --lengths 1000,2000,4000
   python -m lra_tasks.evaluate --workdir runs/small --text "[MAX 2 9 [MIN 4 7 ] 0 ]"
   python -m lra_tasks.evaluate --workdir runs/small --input expressions.txt
   python -m lra_tasks.evaluate --workdir runs/text --text "A film to fall asleep in."
@@ -26,15 +28,20 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a trained run", requi
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data")
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "split to evaluate on")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "best on validation, or the newest")
+_LENGTHS = flags.DEFINE_list("lengths", [], "pad each batch of a split to the first of these that holds it: faster")
 _INPUT = flags.DEFINE_string("input", None, "file of texts to answer")
 _TEXT = flags.DEFINE_string("text", None, "a text to answer")
 
 
 def main(_argv: list[str]) -> int:
     """Returns the exit code."""
+    keep_freed_memory()
     text, path = _TEXT.value, _INPUT.value
     if text is not None and path is not None:
         raise UserError("--text and --input were both given; give one of them")
+    lengths = parse_lengths(_LENGTHS.value)
+    if lengths and (text is not None or path is not None):
+        raise UserError("--lengths is for a whole split, and has no effect on --text and --input; leave it out")
     workdir = Path(_WORKDIR.value)
     experiment = read_experiment(workdir)
 
@@ -49,7 +56,7 @@ def main(_argv: list[str]) -> int:
     elif path is not None:
         answer(experiment, task, workdir, read_texts(Path(path), task, sequence_length(experiment, task)))
     else:
-        evaluate(experiment, task, workdir)
+        evaluate(experiment, task, workdir, lengths)
     return 0
 
 
@@ -89,13 +96,23 @@ def restore_params(experiment, task, workdir: Path):
         return model, step, state["params"]
 
 
-def evaluate(experiment, task, workdir: Path) -> None:
-    """Prints loss and accuracy on a whole split."""
+def parse_lengths(words: list[str]) -> tuple[int, ...]:
+    """The lengths of --lengths. UserError for what are none."""
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--lengths {','.join(words)} must be whole numbers that rise, as 1000,2000,4000")
+    lengths = tuple(map(int, words))
+    check_lengths("--lengths", lengths)
+    return lengths
+
+
+def evaluate(experiment, task, workdir: Path, lengths: tuple[int, ...]) -> None:
+    """Prints loss and accuracy on a whole split, whose batches are padded to these lengths, if there are any."""
     from lra_tasks.evaluation import evaluate_split, majority_share
     from lra_tasks.steps import make_eval_step
     from lra_tasks.store import read_store
 
-    name = _SPLIT.value
+    name, length = _SPLIT.value, sequence_length(experiment, task)
+    lengths = fit_lengths("--lengths", lengths, longest=length, attention=experiment.model.attention)
     split = read_store(_DATA_DIR.value, task)[name]
     model, step, params = restore_params(experiment, task, workdir)
     result = evaluate_split(
@@ -103,8 +120,9 @@ def evaluate(experiment, task, workdir: Path) -> None:
         params,
         split,
         batch_size=experiment.train.eval_batch_size,
-        length=sequence_length(experiment, task),
+        length=length,
         declared=task.splits[name],
+        lengths=lengths,
     )
     print(
         f"{experiment.row} on {task.name} {name}, {_CHECKPOINT.value} checkpoint (step {step}): "

@@ -1,7 +1,7 @@
 """A whole split through the model: every example once, counted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lra_tasks.errors import UserError
-from lra_tasks.loader import eval_batch
+from lra_tasks.loader import choose_length, eval_batch, measure, order_by_length
 from lra_tasks.metrics import Sums
 from lra_tasks.task import AnyBatch, Split, Task
 
@@ -46,13 +46,39 @@ def evaluate_split(
     length: int,
     declared: int,
     put: Put = keep_on_host,
+    lengths: Sequence[int] = (),
 ) -> Evaluation:
-    """Runs `eval_step` over a split. Raises UserError unless exactly `declared` examples were counted."""
-    results = [
-        eval_step(params, put(batch_size, partial(eval_batch, split, begin, length)))
-        for begin in range(0, split.num_examples, batch_size)
-    ]
-    return count_up(jax.device_get(results), split.num_examples, declared)
+    """Runs `eval_step` over a split. Raises UserError unless exactly `declared` examples were counted.
+
+    With `lengths`, which rise to `length`, the shortest examples come first, and a batch is padded to the first of
+    these that holds it: `eval_step` meets as many shapes at most.
+    """
+    order = order_by_length(split, length) if lengths else None
+    results, newest = [], None
+    for gather in list_gathers(split, batch_size, lengths or (length,), order):
+        launched = eval_step(params, put(batch_size, gather))
+        if newest is not None:  # while the device works, the results before are fetched and the next rows gathered
+            results.append(jax.device_get(newest))
+        newest = launched
+    results += [] if newest is None else [jax.device_get(newest)]
+    found = count_up(results, split.num_examples, declared)
+    if order is None:
+        return found
+    correct = np.empty_like(found.correct)
+    correct[order] = found.correct
+    return replace(found, correct=correct)
+
+
+def list_gathers(
+    split: Split, batch_size: int, lengths: Sequence[int], order: np.ndarray | None
+) -> Iterator[Callable[[slice], AnyBatch]]:
+    """For each batch of a split what gathers some of its rows."""
+    for begin in range(0, split.num_examples, batch_size):
+        length = lengths[-1]
+        if order is not None:
+            longest = order[begin : begin + batch_size][-1:]
+            length = choose_length(lengths, int(measure(split, longest, length)[0]))
+        yield partial(eval_batch, split, begin, length, order=order)
 
 
 def count_up(results: Sequence[tuple[Sums, np.ndarray]], num_examples: int, declared: int) -> Evaluation:

@@ -1,6 +1,7 @@
 """A batch as a pure function of (seed, step): the step is the whole data state, whatever the number of hosts."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -90,6 +91,54 @@ def batch_at(split: Split, *, seed: int, step: int, batch_size: int, length: int
     return gather(split, indices[rows], length)
 
 
+def measure(split: Split, indices: np.ndarray, longest: int) -> np.ndarray:
+    """Tokens [B] of the examples `indices` [B], the longer of two documents, each cut to `longest`."""
+    documents = indices if split.pairs is None else split.pairs[indices]
+    lengths = np.minimum(split.offsets[documents + 1] - split.offsets[documents], longest)
+    return lengths if split.pairs is None else lengths.max(axis=1)
+
+
+def choose_length(lengths: Sequence[int], longest: int) -> int:
+    """The first of the rising `lengths` that holds `longest` tokens; the last one must."""
+    return lengths[int(np.searchsorted(lengths, longest))]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples of a batch that are padded to a length of their own."""
+
+    indices: np.ndarray
+    """Numbers of the examples, [B / num_parts]."""
+    length: int
+    """N."""
+
+    def gather(self, split: Split, rows: slice = ALL_ROWS) -> AnyBatch:
+        """These examples, or those rows of them that a host wants."""
+        return gather(split, self.indices[rows], self.length)
+
+
+def parts_at(
+    split: Split, *, seed: int, step: int, batch_size: int, lengths: Sequence[int], num_parts: int
+) -> tuple[Part, ...]:
+    """The examples of `batch_at`, sorted by length into parts of as many rows; every host finds the same.
+
+    Args:
+        split, seed, step, batch_size: as of `batch_at`.
+        lengths: of which each part is padded to the first that holds its longest example; they rise, and examples
+            beyond the last keep their first tokens.
+        num_parts: divides the batch size.
+    """
+    indices = stream_indices(split.num_examples, seed=seed, step=step, batch_size=batch_size)
+    sizes = measure(split, indices, lengths[-1])
+    order = np.argsort(sizes, kind="stable").reshape(num_parts, -1)
+    return tuple(Part(indices[rows], choose_length(lengths, sizes[rows[-1]])) for rows in order)
+
+
+def order_by_length(split: Split, longest: int) -> np.ndarray:
+    """Numbers [E] of all examples, the shortest first, equal ones in the order of the split."""
+    return np.argsort(measure(split, np.arange(split.num_examples), longest), kind="stable")
+
+
 def eval_batches(split: Split, *, batch_size: int, length: int, rows: slice = ALL_ROWS) -> Iterator[AnyBatch]:
     """Every example once, in order; the last batch is filled up with rows whose `example_mask` is False."""
     start, stop, _ = rows.indices(batch_size)
@@ -97,12 +146,15 @@ def eval_batches(split: Split, *, batch_size: int, length: int, rows: slice = AL
         yield eval_batch(split, begin, length, slice(start, stop))
 
 
-def eval_batch(split: Split, begin: int, length: int, rows: slice) -> AnyBatch:
-    """Rows `rows` of the batch that begins with example `begin`, filled up behind the last example."""
-    indices = np.arange(begin + rows.start, begin + rows.stop)
-    real = indices < split.num_examples
-    batch = gather(split, indices[real], length)
-    return batch if real.all() else fill_up(batch, len(indices))
+def eval_batch(split: Split, begin: int, length: int, rows: slice, order: np.ndarray | None = None) -> AnyBatch:
+    """Rows `rows` of the batch that begins with example `begin`, filled up behind the last example.
+
+    `order` [E]: the examples are taken in it.
+    """
+    places = np.arange(begin + rows.start, begin + rows.stop)
+    real = places < split.num_examples
+    batch = gather(split, places[real] if order is None else order[places[real]], length)
+    return batch if real.all() else fill_up(batch, len(places))
 
 
 def fill_up(batch: AnyBatch, batch_size: int) -> AnyBatch:

@@ -92,14 +92,21 @@ class Run:
         self.checkpoints.save("last", step, self.state, self.clock.as_notes())
 
     def take_step(self, batch: Any) -> dict[str, jax.Array]:
-        """One step, compiled ahead for each shape of a batch, so that the compile time is known and in no speed."""
-        shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
-        if shape not in self.compiled:
-            begin = time.monotonic()
-            self.compiled[shape] = self.train_step.lower(self.state, batch).compile()
-            self.clock.compile_seconds += time.monotonic() - begin
-        self.state, numbers = self.compiled[shape](self.state, batch)
+        """One step."""
+        self.state, numbers = self.call_compiled(self.train_step, batch, self.state, batch)
         return numbers
+
+    def call_compiled(self, program: Any, batch: Any, *arguments: Any) -> Any:
+        """What a jitted function gives for `arguments`.
+
+        It is compiled ahead for each shape of the batch among them, so that the compile time is known and in no speed.
+        """
+        key = (program, *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
+        if key not in self.compiled:
+            begin = time.monotonic()
+            self.compiled[key] = program.lower(*arguments).compile()
+            self.clock.compile_seconds += time.monotonic() - begin
+        return self.compiled[key](*arguments)
 
     def make_interval(self) -> "Interval":
         """What takes the numbers of the steps."""

@@ -18,6 +18,10 @@ CACHE_BY_DEFAULT, NO_CACHE = "auto", "off"
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 SHORTEST_COMPILATION = 0.5
 """Seconds of compiling from which on a program is kept: reading one back takes a tenth of a second."""
+MOST_PARTS = 8
+"""Parts that a batch is split into by length, unless `microbatches` says how many: more gain little."""
+SEES_PADDING = ("bigbird",)
+"""Attention whose results depend on the padded length beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,44 @@ class MachineSettings:
     sequence: int
     shard_params: bool
     microbatches: int
+    lengths: tuple[int, ...]
     compilation_cache: str
     heartbeat_seconds: int
 
     def __post_init__(self):
-        check_range(SECTION, {"data": self.data}, 0)
-        counts = ("model", "sequence", "microbatches", "heartbeat_seconds")
+        check_range(SECTION, {"data": self.data, "microbatches": self.microbatches}, 0)
+        counts = ("model", "sequence", "heartbeat_seconds")
         check_range(SECTION, {key: getattr(self, key) for key in counts}, 1)
+        check_lengths(f"{SECTION}.lengths", self.lengths)
         if not self.compilation_cache:
             raise UserError(
                 f"machine.compilation_cache='' is no folder; give one, {CACHE_BY_DEFAULT!r} for the user's cache "
                 f"folder, or {NO_CACHE!r}"
             )
+
+
+def check_lengths(name: str, lengths: tuple[int, ...]) -> None:
+    """UserError unless the lengths that batches are padded to are positive and rise; none at all is fine."""
+    if list(lengths) != sorted(set(lengths)) or any(length < 1 for length in lengths):
+        raise UserError(f"{name}={lengths} must be at least 1 each and rise, as (500, 1000, 2000)")
+
+
+def fit_lengths(name: str, lengths: tuple[int, ...], *, longest: int, attention: str) -> tuple[int, ...]:
+    """Those of the lengths that examples of at most `longest` tokens are padded to; all beyond it stand for `longest`.
+
+    UserError where even the last cannot hold the longest example, or the attention would come to other results.
+    """
+    if lengths and attention in SEES_PADDING:
+        raise UserError(
+            f"{name}={lengths}: the pattern of {attention} attention is another one for another padded length, so that "
+            "results would change; leave it empty"
+        )
+    if lengths and lengths[-1] < longest:
+        raise UserError(
+            f"{name}={lengths} ends below the {longest} tokens of the longest example; add {longest}, or cut examples "
+            f"with data.max_length={lengths[-1]}"
+        )
+    return tuple(dict.fromkeys(min(length, longest) for length in lengths))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""One train step and one eval step, compiled once a run each."""
+"""Train step and eval step, compiled once a run each, or once for each of the lengths that batches are padded to."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from lra_tasks.distributed import StepShardings
-from lra_tasks.gradients import mean_gradients
+from lra_tasks.gradients import SumsOf, Total, add_part, divide, empty_total, mean_gradients
 from lra_tasks.metrics import Sums, score
-from lra_tasks.model import Model
+from lra_tasks.model import Model, abstract_batch
 from lra_tasks.optim import make_optimizer, make_schedule
 from lra_tasks.settings import Experiment
 from lra_tasks.task import AnyBatch
@@ -52,11 +53,11 @@ def make_train_step(
     Without `shardings` the step is for one device.
     """
     step = make_seeded_step(experiment, model, microbatches=microbatches)
-    return jax.jit(
-        lambda state, batch: step(experiment.train.seed, state, batch),
-        donate_argnums=0,
-        **name_train_shardings(shardings),
-    )
+
+    def train_step(state: State, batch: AnyBatch):
+        return step(experiment.train.seed, state, batch)
+
+    return jax.jit(train_step, donate_argnums=0, **name_train_shardings(shardings))
 
 
 def make_seeded_step(
@@ -68,24 +69,36 @@ def make_seeded_step(
     update ruined them is known before they are saved. Dropout of step t draws from the seed's key with t folded in;
     features and hashes of attention from another, with the number of the draw folded in. The seed may be traced.
     """
+    update = make_update(experiment)
+
+    def train_step(seed: SeedLike, state: State, batch: AnyBatch):
+        sums_of, dropout_key = make_loss(model, seed, state["step"])
+        return update(state, *mean_gradients(sums_of, state["params"], batch, dropout_key, microbatches))
+
+    return train_step
+
+
+def make_loss(model: Model, seed: SeedLike, step: jax.Array) -> tuple[SumsOf, jax.Array]:
+    """(what is summed over a batch, the key of dropout) at a step, both a function of seed and step alone."""
+    run_key = jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM)
+    draws_key = None
+    if model.draw_interval:
+        draws_key = jax.random.fold_in(jax.random.key(seed), DRAWS_STREAM)
+        draws_key = jax.random.fold_in(draws_key, step // model.draw_interval)
+
+    def sums_of(params, batch, key):
+        logits = model.apply(params, batch, key, draws_key)
+        return score(logits, batch.labels, batch.example_mask)[0]
+
+    return sums_of, jax.random.fold_in(run_key, step)
+
+
+def make_update(experiment: Experiment) -> Callable[[State, Any, Sums], tuple[State, dict[str, jax.Array]]]:
+    """(state, gradients of the mean loss, sums of the batch) -> (state, numbers), as `make_seeded_step` says."""
     schedule = make_schedule(experiment.optim, experiment.train.num_steps)
     optimizer = make_optimizer(experiment.optim, schedule)
 
-    def draws_key_of(seed, step):
-        if not model.draw_interval:
-            return None
-        run_key = jax.random.fold_in(jax.random.key(seed), DRAWS_STREAM)
-        return jax.random.fold_in(run_key, step // model.draw_interval)
-
-    def train_step(seed: SeedLike, state: State, batch: AnyBatch):
-        run_key = jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM)
-        dropout_key = jax.random.fold_in(run_key, state["step"])
-
-        def sums_of(params, batch, key):
-            logits = model.apply(params, batch, key, draws_key_of(seed, state["step"]))
-            return score(logits, batch.labels, batch.example_mask)[0]
-
-        gradients, sums = mean_gradients(sums_of, state["params"], batch, dropout_key, microbatches)
+    def update(state: State, gradients: Any, sums: Sums):
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         numbers = {
@@ -97,7 +110,54 @@ def make_seeded_step(
         }
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, numbers
 
-    return train_step
+    return update
+
+
+@dataclass(frozen=True)
+class PartSteps:
+    """A train step over the parts of a batch, each of its own length: all jitted; totals and old states are donated."""
+
+    begin: Callable[[], Total]
+    """The total of no part."""
+    accumulate: Callable[[State, Total, AnyBatch], Total]
+    """Compiled once for each length."""
+    update: Callable[[State, Total], tuple[State, dict[str, jax.Array], Total]]
+    """(state, numbers, the total of no part) of the total of a whole batch."""
+
+
+def make_part_steps(
+    experiment: Experiment, model: Model, shardings: StepShardings | None = None, *, num_parts: int
+) -> PartSteps:
+    """The step of `make_seeded_step` on batches whose parts come one by one. Dropout has a key for each part."""
+    whole_update = make_update(experiment)
+
+    def begin() -> Total:
+        batch = abstract_batch(model.config, 1, model.config.encoder.max_length - model.config.encoder.prepend_cls)
+        sums_of, key = make_loss(model, experiment.train.seed, jnp.int32(0))
+        return empty_total(model.abstract, jax.eval_shape(sums_of, model.abstract, batch, key))
+
+    def accumulate(state: State, total: Total, part: AnyBatch) -> Total:
+        sums_of, dropout_key = make_loss(model, experiment.train.seed, state["step"])
+        key = jax.random.split(dropout_key, num_parts)[total.num_parts]
+        return add_part(sums_of, state["params"], total, part, key)
+
+    def update(state: State, total: Total):
+        return *whole_update(state, *divide(total)), jax.tree.map(jnp.zeros_like, total)
+
+    places: list[dict[str, Any]] = [{}, {}, {}]
+    if shardings is not None:
+        total = Total(shardings.state["params"], shardings.whole, shardings.whole)
+        state, outcome = shardings.state, (shardings.state, shardings.whole, total)
+        places = [
+            {"out_shardings": total},
+            {"in_shardings": (state, total, shardings.rows), "out_shardings": total},
+            {"in_shardings": (state, total), "out_shardings": outcome},
+        ]
+    return PartSteps(
+        jax.jit(begin, **places[0]),
+        jax.jit(accumulate, donate_argnums=1, **places[1]),
+        jax.jit(update, donate_argnums=(0, 1), **places[2]),
+    )
 
 
 def name_train_shardings(shardings: StepShardings | None) -> dict[str, Any]:

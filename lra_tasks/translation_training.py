@@ -120,7 +120,7 @@ def train_translation(
     The work directory gets a copy of the vocabulary, so that translating needs no data folder; UserError where it holds
     checkpoints of another one.
     """
-    layout, microbatches = machine.layout, machine.settings.microbatches
+    layout, microbatches = machine.layout, max(1, machine.settings.microbatches)
     check_mesh(experiment, machine)
     plan = plan_batches(prepared.splits["train"], max_tokens=experiment.data.max_tokens)
     model = build_translation_model(experiment, prepared.subwords.size, task.max_length)
@@ -166,6 +166,11 @@ def check_mesh(experiment: TranslationExperiment, machine: Machine) -> None:
         raise UserError(
             f"machine.sequence={settings.sequence}: sentences are short, and translation does not split them; set it "
             "to 1 and use data and model"
+        )
+    if settings.lengths:
+        raise UserError(
+            f"machine.lengths={settings.lengths}: translation has batches of pairs of similar length already; set it "
+            "to ()"
         )
     model = experiment.model
     sizes = {"model.num_heads": model.num_heads, "model.mlp_dim": model.mlp_dim}

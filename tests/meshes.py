@@ -5,7 +5,7 @@ from lra_tasks.loop import Machine
 from lra_tasks.machine import MachineSettings
 from lra_tasks.profiling import Profile
 
-ONE_DEVICE = {"data": 1, "model": 1, "sequence": 1, "shard_params": False, "microbatches": 1}
+ONE_DEVICE = {"data": 1, "model": 1, "sequence": 1, "shard_params": False, "microbatches": 1, "lengths": ()}
 SETTINGS = ONE_DEVICE | {"compilation_cache": "off", "heartbeat_seconds": 60}
 
 

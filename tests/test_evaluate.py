@@ -79,6 +79,7 @@ def commands(straight, tmp_path_factory):
     return {
         "test": [],
         "validation": ["--split", "validation", "--checkpoint", "last"],
+        "lengths": ["--split", "validation", "--checkpoint", "last", "--lengths", "20,64"],
         "text": ["--text", lines[0]],
         "txt": ["--input", write("texts.txt", "\n".join([lines[0], "", *lines[1:]]) + "\n")],
         "sources": ["--input", write("sources.tsv", "Source\r\n" + "\r\n".join(lines))],
@@ -101,6 +102,10 @@ def commands(straight, tmp_path_factory):
         "! empty table": ["--input", write("empty.tsv", "")],
         "! both": ["--text", "4", "--input", folder / "texts.txt"],
         "! split": ["--split", "tset"],
+        "! lengths": ["--lengths", "20,long"],
+        "! falling": ["--lengths", "64,20"],
+        "! short": ["--lengths", "20,40"],
+        "! no split": ["--lengths", "20,64", "--text", "4"],
         "! no run": ["--workdir", folder / "no_run"],
         "! not there": ["--workdir", folder / "not_there"],
         "! broken config": ["--workdir", broken],
@@ -163,6 +168,7 @@ def test_split_and_checkpoint(straight, ends):
     last = f"validation, last checkpoint (step 240): accuracy {100 * record.last.validation_accuracy:.2f}%"
     assert last in ends["validation"].stdout
     assert f"loss {record.last.validation_loss:.4f}, 1000 of 1000" in ends["validation"].stdout
+    assert ends["lengths"].stdout == ends["validation"].stdout
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +230,10 @@ MISTAKES = {
     "! empty table": ["empty.tsv, line 1", "an empty file"],
     "! both": ["--text and --input were both given"],
     "! split": ["tset", "train|validation|test"],
+    "! lengths": ["--lengths 20,long must be whole numbers"],
+    "! falling": ["--lengths=(64, 20) must be at least 1 each and rise"],
+    "! short": ["--lengths=(20, 40) ends below the 64 tokens"],
+    "! no split": ["--lengths is for a whole split", "leave it out"],
     "! no run": ["config.json is missing", "lra_tasks.train"],
     "! not there": ["not_there/config.json is missing"],
     "! broken config": ["config.json cannot be read"],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lra_tasks import loader
 from lra_tasks.errors import UserError
-from lra_tasks.loader import batch_at, epoch_order, eval_batches, pad_documents
+from lra_tasks.loader import batch_at, epoch_order, eval_batches, measure, order_by_length, pad_documents, parts_at
 from lra_tasks.task import Split
 
 LENGTH = 9
@@ -140,3 +140,38 @@ def test_free_text_is_padded_and_never_cut():
     assert batch.example_mask.all()
     with pytest.raises(UserError, match=r"text 2 has 5 tokens, the model takes at most 4"):
         pad_documents([np.ones(4, np.uint8), np.ones(5, np.uint8)], 4)
+
+
+@given(st.integers(8, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 30), st.booleans())
+def test_parts_are_the_batch_sorted_by_length(num_examples, num_parts, rows_a_part, step, paired):
+    """Each example of the batch once, each part padded to the first length that holds its longest, cut at the last."""
+    split = make_split(num_examples)
+    if paired:
+        pairs = np.random.default_rng(step).integers(0, num_examples, (num_examples, 2))
+        split = Split(split.tokens, split.offsets, split.labels, pairs)
+    lengths, order = (2, 3, 6), {"seed": 3, "step": step, "batch_size": num_parts * rows_a_part}
+    parts = parts_at(split, **order, lengths=lengths, num_parts=num_parts)
+    indices = loader.stream_indices(num_examples, **order)
+    assert sorted(index for part in parts for index in part.indices) == sorted(indices)
+    documents = split.pairs if paired else np.arange(num_examples)[:, None]
+    sizes = [[min(max(split.lengths[documents[index]]), 6) for index in part.indices] for part in parts]
+    assert np.concatenate(sizes).tolist() == sorted(np.concatenate(sizes))
+    for part, found in zip(parts, sizes, strict=True):
+        assert len(found) == rows_a_part
+        assert part.length == min(length for length in lengths if length >= max(found))
+        batch = part.gather(split, slice(0, 1))
+        assert batch[0].shape == (1, part.length)
+        assert batch.labels[0] == split.labels[part.indices[0]]
+        longer = max(mask.sum() for mask in ([batch.first_mask, batch.second_mask] if paired else [batch.token_mask]))
+        assert longer == found[0]
+
+
+def test_equal_lengths_keep_their_order():
+    """So that every host and every NumPy version finds the same parts, and evaluations the same batches."""
+    split = make_split(20)
+    order = order_by_length(split, 5)
+    assert order.tolist() == sorted(range(20), key=lambda number: min(number % 7 + 1, 5))
+    assert measure(split, order, 5).tolist() == sorted(min(number % 7 + 1, 5) for number in range(20))
+    (part,) = parts_at(split, seed=1, step=0, batch_size=20, lengths=(5,), num_parts=1)
+    stream = loader.stream_indices(20, seed=1, step=0, batch_size=20).tolist()
+    assert part.indices.tolist() == sorted(stream, key=lambda number: min(number % 7 + 1, 5))
