@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tolerances import assert_close
 from lra_tasks import seeds_loop, seeds_training
 from lra_tasks.calibration import make_calibrate
 from lra_tasks.checkpoint import CheckpointError, Checkpoints
+from lra_tasks.clock import Clock
 from lra_tasks.collection import collect
 from lra_tasks.errors import UserError
 from lra_tasks.finishing import write_run_record
@@ -27,7 +29,7 @@ from lra_tasks.model import Model, build_model
 from lra_tasks.record import read_record
 from lra_tasks.seeds import SeedFolders
 from lra_tasks.seeds_checkpoints import SeedCheckpoints
-from lra_tasks.seeds_loop import NoSeedLeft
+from lra_tasks.seeds_loop import NoSeedLeft, SeedsInterval
 from lra_tasks.seeds_steps import batches_at, make_seeds_init, make_seeds_train_step, unstack_state
 from lra_tasks.seeds_training import SeedsJob, choose_machine, train_seeds
 from lra_tasks.settings import sequence_length
@@ -268,6 +270,34 @@ def test_steps_of_a_mechanism_that_draws_equal_those_of_seeds_by_themselves():
                 assert_close(numbers[name][place], value, "float32", what=f"{name} of seed {seed} at step {number}")
     for state, of_all in zip(alone, unstack_state(states, 2), strict=True):
         assert_same_parameters(of_all["params"], state["params"])
+
+
+def test_a_line_of_a_seed_is_of_its_own_numbers_since_the_last_line():
+    written = []
+
+    def make_log(seed):
+        return SimpleNamespace(write=lambda step, split, numbers: written.append((seed, step, numbers)))
+
+    log = SimpleNamespace(advance=lambda step, shown=None: written.append((step, shown)))
+    runs = {seed: SimpleNamespace(log=make_log(seed)) for seed in (1, 11)}
+    run = SimpleNamespace(runs=runs, log=log, clock=Clock(), settings=SimpleNamespace(log_every_steps=2))
+    run.list_living = lambda: [(1, 11, runs[11])]  # the other one was given up
+    interval = SeedsInterval(run)
+    for step in range(1, 5):
+        names = ("loss", "accuracy", "gradient_norm", "parameter_norm", "learning_rate")
+        interval.handle(step, {name: np.array([np.nan, step]) for name in names})
+    lines = [line for line in written if line[0] == 11]
+    assert [(step, numbers["loss"], numbers["parameter_norm"]) for _, step, numbers in lines] == [
+        (2, 1.5, 2),
+        (4, 3.5, 4),
+    ]
+    assert [shown and shown["loss"] for step, shown in (line for line in written if len(line) == 2)] == [
+        None,
+        1.5,
+        None,
+        3.5,
+    ]
+    assert run.clock.speeds == [numbers["steps_per_second"] for _, _, numbers in lines]
 
 
 def encode(params, batch):
