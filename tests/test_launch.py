@@ -53,7 +53,7 @@ def test_the_commands_of_the_document_are_accepted(tools):
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "launch.md").read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines if "launch/" in line and " ..." not in line]
-    assert len(words) == 8
+    assert len(words) == 9
     for command in words:
         if command[0] == "python":
             command = [sys.executable, *command[1:], "--dry-run"]
