@@ -12,13 +12,11 @@ from luna_jax.attention.registry import AttentionConfig
 from luna_jax.axes import Array, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import Initializers
-from luna_jax.ops import dropout, dropout_keys
+from luna_jax.ops import draw_kept, dropout, dropout_keys, keep
 
 LAYER_NORM_EPSILON = 1e-5
 
 
-# Kept for the backward pass: x alone. Without the checkpoint it would be three more arrays of the feed-forward's width.
-@partial(jax.checkpoint, prevent_cse=False)
 def exact_gelu(x: Array) -> Array:
     """The erf form, evaluated in float32 at least, as the authors do."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -70,7 +68,10 @@ def make_norm(config: LayerConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 class FeedForward(nnx.Module):
-    """fc2(dropout(activation(fc1(x)))), [B, N, D] to [B, N, D] over width F."""
+    """fc2(dropout(activation(fc1(x)))), [B, N, D] to [B, N, D] over width F.
+
+    Of the arrays that are F wide the backward pass has fc1(x), and makes the others again: a few operations an entry.
+    """
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
         flattens = config.attention.split is None
@@ -82,8 +83,14 @@ class FeedForward(nnx.Module):
         self.activation, self.dropout_rate = config.activation, config.activation_dropout_rate
 
     def __call__(self, x: Sequence, *, dropout_key: Array | None = None) -> Sequence:
-        hidden = ACTIVATIONS[self.activation](self.fc1(x))
-        return self.fc2(dropout(hidden, self.dropout_rate, dropout_key))
+        hidden = self.fc1(x)
+        kept = draw_kept(hidden.shape, self.dropout_rate, dropout_key)
+
+        @jax.checkpoint
+        def activate(hidden, kept):
+            return keep(ACTIVATIONS[self.activation](hidden), kept, self.dropout_rate)
+
+        return self.fc2(activate(hidden, kept))
 
 
 class EncoderLayer(nnx.Module):

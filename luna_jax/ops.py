@@ -30,26 +30,58 @@ def dropout_keys(deterministic: bool, rngs: nnx.Rngs | None) -> Callable[[], Arr
     return rngs.dropout
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
-    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate). No key: x as it is."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
-
-
 def masked_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."] | None) -> Float[Array, "..."]:
     """Softmax over the last axis among the positions where `mask` is True.
 
     Computed in float32 at least, whatever comes in. `mask` broadcasts against `scores`. A row with nothing to attend
     is all zeros and has a zero gradient (the authors' code gives NaN there).
     """
+    weights = seen_softmax(scores, mask)
+    return weights if mask is None else jnp.where(jnp.any(mask, axis=-1, keepdims=True), weights, 0.0)
+
+
+def seen_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."] | None) -> Float[Array, "..."]:
+    """`masked_softmax` whose rows with nothing to attend are not zeroed: they weigh all alike, seen or not."""
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    if mask is None:
-        return jax.nn.softmax(scores, axis=-1)
     # jax.nn.softmax has a derivative rule of its own; a longhand form keeps twice as many arrays for the backward pass.
-    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
-    return jnp.where(jnp.any(mask, axis=-1, keepdims=True), weights, 0.0)
+    return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
+
+
+def draw_kept(shape: tuple[int, ...], rate: float, key: Array | None) -> Bool[Array, "..."] | None:
+    """Which entries dropout keeps; None where it keeps all."""
+    return None if key is None or rate == 0.0 else jax.random.bernoulli(key, 1.0 - rate, shape)
+
+
+def keep(x: Float[Array, "..."], kept: Bool[Array, "..."] | None, rate: float) -> Float[Array, "..."]:
+    """x / (1 - rate) where it is kept, 0 elsewhere."""
+    return x if kept is None else jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
+    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate). No key: x as it is."""
+    return keep(x, draw_kept(x.shape, rate, key), rate)
+
+
+def weigh(
+    equation: str,
+    scores: Float[Array, "..."],
+    seen: Bool[Array, "..."] | None,
+    value: Float[Array, "..."],
+    rate: float,
+    key: Array | None,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """einsum(equation, W, value) and the sums of W over its last axis; W = dropout(softmax(scores)) where `seen`.
+
+    The backward pass has the scores and a byte an entry for dropout, and makes W again, two operations an entry; JAX's
+    own keeps up to three arrays of that size. Rows that see nothing weigh everything alike: the caller zeroes them.
+    """
+
+    @jax.checkpoint
+    def mix(scores, seen, kept, value):
+        weights = keep(seen_softmax(scores, seen), kept, rate).astype(value.dtype)
+        return jnp.einsum(equation, weights, value), jnp.sum(weights, axis=-1)
+
+    return mix(scores, seen, draw_kept(scores.shape, rate, key), value)
 
 
 def attend(
@@ -65,17 +97,39 @@ def attend(
     """softmax(query key^T) value, per head, over the context positions where `mask` is True.
 
     query [B, N, H, K], already scaled; key, value [B, M, H, K]; mask [B, M], or [B, N, M] where queries differ.
-    `causal`: query n sees context 0 to n alone. Dropout falls on the probabilities.
+    `causal`: query n sees context 0 to n alone. Dropout falls on the probabilities. The backward pass is JAX's own: it
+    keeps what each line makes, as the textbook does.
     """
+    scores, seen = _score(query, key, mask, causal)
+    weights = masked_softmax(scores, seen)
+    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+    return jnp.einsum("bhnm,bmhk->bnhk", weights, value)
+
+
+def attend_lean(
+    query: Heads,
+    key: ContextHeads,
+    value: ContextHeads,
+    mask: ContextMask | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Heads:
+    """`attend` that keeps the scores for the backward pass where that keeps up to three arrays of their size."""
+    scores, seen = _score(query, key, mask, False)
+    y, _ = weigh("bhnm,bmhk->bnhk", scores, seen, value, dropout_rate, dropout_key)
+    return y if mask is None else jnp.where(jnp.any(mask, axis=-1)[:, None, None, None], y, jnp.zeros_like(y))
+
+
+def _score(query, key, mask, causal: bool) -> tuple[Float[Array, "B H N M"], Bool[Array, "B #H #N M"] | None]:
+    """Scores in float32 at least, and what of them counts."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bnhk,bmhk->bhnm", query, key, preferred_element_type=dtype)
     seen = None if mask is None else mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]
     if causal:
         past = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
         seen = past if seen is None else seen & past
-    weights = masked_softmax(scores, seen)
-    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
-    return jnp.einsum("bhnm,bmhk->bnhk", weights, value)
+    return scores, seen
 
 
 def masked_mean(x: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B D"]:

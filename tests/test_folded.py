@@ -92,21 +92,17 @@ def test_when_it_pays(sizes, wanted):
     assert pays(*sizes) == wanted
 
 
-def test_dropout_falls_on_the_probabilities(monkeypatch):
+def test_dropout_falls_on_the_probabilities():
     """Kept weights are doubled, and the value's bias counts as often as there is weight."""
-    seen = []
-
-    def watch(scores, mask):
-        seen.append(masked_softmax(scores, mask))
-        return seen[-1]
-
-    monkeypatch.setattr("luna_jax.attention.folded.masked_softmax", watch)
     with jax.enable_x64():
         module = make(rate=0.5)
         x, p, x_mask, p_mask = inputs(6)
         key = jax.random.key(3)
         _, packed = module.remember(p, x, x_mask, p_mask=p_mask, dropout_key=key)
-        weights = seen[0]
+        query = module.pack_query(p).reshape(3, 6, 2, WIDTH // 2) * (WIDTH // 2) ** -0.5
+        keys = module.pack_key(x).reshape(3, LENGTH, 2, WIDTH // 2)
+        scores = jnp.einsum("blhk,bmhk->bhlm", query, keys).reshape(3, 12, LENGTH)
+        weights = masked_softmax(scores, x_mask[:, None, :])
         kept = jnp.where(jax.random.bernoulli(key, 0.5, weights.shape), weights / 0.5, 0.0)
         kept = kept.reshape(3, 2, 6, LENGTH)
         value = module.pack_value(x).reshape(3, LENGTH, 2, WIDTH // 2)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from luna_jax.axes import Array, Context, ContextHeads, ContextMask, Heads, PackMask, Sequence
-from luna_jax.ops import dropout, masked_softmax, merge_heads
+from luna_jax.ops import merge_heads, weigh
 
 
 def pays(num_heads: int, pack_length: int, emb_dim: int, length: int) -> bool:
@@ -46,13 +46,14 @@ def pack_folded(
     folded = jnp.einsum("blhk,dhk->bhld", query, _part(key_kernel, num_heads)).reshape(batch, rows, -1)
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("brd,bmd->brm", folded, context, preferred_element_type=dtype)
-    weights = masked_softmax(scores, None if mask is None else mask[:, None, :])
-    weights = dropout(weights, dropout_rate, dropout_key).astype(context.dtype)
-    mixed = jnp.einsum("brm,bmd->brd", weights, context).reshape(batch, num_heads, length, -1)
+    seen = None if mask is None else mask[:, None, :]
+    mixed, total = weigh("brm,bmd->brd", scores, seen, context, dropout_rate, dropout_key)
+    mixed, total = (sums.reshape(batch, num_heads, length, *sums.shape[2:]) for sums in (mixed, total))
     packed = jnp.einsum("bhld,dhk->blhk", mixed, _part(value_kernel, num_heads))
-    # 1 but for rows with nothing to attend, and under dropout
-    total = jnp.sum(weights, axis=-1).reshape(batch, num_heads, length).swapaxes(1, 2)
-    return merge_heads(packed + total[..., None] * _part(value_bias, num_heads)[None, None])
+    packed = packed + total.swapaxes(1, 2)[..., None] * _part(value_bias, num_heads)[None, None]
+    if mask is not None:
+        packed = jnp.where(jnp.any(mask, axis=-1)[:, None, None, None], packed, jnp.zeros_like(packed))
+    return merge_heads(packed)
 
 
 def unpack_folded(
@@ -78,10 +79,10 @@ def unpack_folded(
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     scores = jnp.einsum("bnd,brd->bnr", x, folded, preferred_element_type=dtype)
     scores = scores.reshape(batch, -1, num_heads, length) + offset[:, None]
-    weights = masked_softmax(scores, None if mask is None else mask[:, None, None, :])
-    weights = dropout(weights, dropout_rate, dropout_key).astype(x.dtype)
-    values = jnp.einsum("blhk,hkd->bhld", value, out_kernel.reshape(num_heads, width, -1)).reshape(batch, rows, -1)
-    return jnp.einsum("bnr,brd->bnd", merge_heads(weights), values)
+    seen = None if mask is None else mask[:, None, None, :]
+    values = jnp.einsum("blhk,hkd->bhld", value, out_kernel.reshape(num_heads, width, -1))
+    y, _ = weigh("bnhl,bhld->bnd", scores, seen, values, dropout_rate, dropout_key)
+    return y if mask is None else jnp.where(jnp.any(mask, axis=-1)[:, None, None], y, jnp.zeros_like(y))
 
 
 def _part(weights: Float[Array, "... E"], num_heads: int) -> Float[Array, "... H K"]:

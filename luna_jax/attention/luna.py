@@ -23,7 +23,7 @@ from luna_jax.attention.folded import pack_folded, pays, unpack_folded
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
 from luna_jax.initializers import FAIRSEQ, Initializers
-from luna_jax.ops import attend, dropout_keys, merge_heads, split_heads
+from luna_jax.ops import attend_lean, dropout_keys, merge_heads, split_heads
 from luna_jax.sequence_parallel import SequenceSplit, pack_split
 
 
@@ -141,7 +141,7 @@ class LunaAttention(nnx.Module):
         rates = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
         if not self._folds(self.num_heads, memory.key, x):
             query = split_heads(self.query(x) * scale, self.num_heads)
-            return self.out(merge_heads(attend(query, key, value, memory.mask, **rates)))
+            return self.out(merge_heads(attend_lean(query, key, value, memory.mask, **rates)))
         dtype = memory.key.dtype
         (kernel, bias), (out_kernel, out_bias) = self.query.weights(dtype), self.out.weights(dtype)
         y = unpack_folded(x.astype(dtype), key * scale, value, memory.mask, kernel, bias, out_kernel, **rates)
@@ -158,7 +158,7 @@ class LunaAttention(nnx.Module):
         key = key_map(context)
         value = key if self.tie_kv else value_map(context)
         key, value = (split_heads(sequence, self.num_pack_heads) for sequence in (key, value))
-        mix = attend if self.split is None else partial(pack_split, split=self.split)
+        mix = attend_lean if self.split is None else partial(pack_split, split=self.split)
         return merge_heads(mix(query, key, value, context_mask, **rates))
 
     def _folds(self, num_heads: int, short: Pack, long: Sequence) -> bool:
