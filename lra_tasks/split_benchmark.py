@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from lra_tasks.benchmark_tasks import describe_machine
-from lra_tasks.listops import LISTOPS, generate
-from lra_tasks.loader import Part, batch_at, measure, parts_at
+from lra_tasks.listops import ListOpsTask, generate
+from lra_tasks.loader import batch_at, measure, parts_at, stream_indices
 from lra_tasks.machine import MOST_PARTS, fit_lengths, take_machine
 from lra_tasks.model import abstract_batch, build_model
 from lra_tasks.registry import get_task
 from lra_tasks.settings import Experiment, resolve, sequence_length
-from lra_tasks.steps import make_init, make_part_steps, make_train_step
+from lra_tasks.steps import State, make_init, make_part_steps, make_train_step
 from lra_tasks.store import StoreMissing, read_store
-from lra_tasks.task import AnyBatch, Split, Task
+from lra_tasks.task import Split, Task
 
 CONFIGS = ("listops", "text")
 """Tasks whose recipes split batches by length."""
@@ -48,44 +48,68 @@ class SplitSpeed:
     real_ratio: float
     """The same if nothing were padded."""
     loss_difference: float
-    """Largest relative one of a step's loss, without dropout."""
+    """Largest relative one of a step's loss: rounding, unless dropout draws other numbers."""
 
 
-class Stepper:
-    """One way to train: compiled for everything that may come, and the time that its steps take, data included."""
+class Way:
+    """A way to train: all its programs compiled, and the seconds that its steps take, with their data."""
 
-    def __init__(self, experiment: Experiment, task: Task, lengths: Sequence[int], num_parts: int):
+    def __init__(self, experiment: Experiment, task: Task, split: Split):
         self.model = build_model(experiment, task)
-        self.state = jax.jit(make_init(experiment, self.model))()
-        self.num_parts, size = num_parts, experiment.train.batch_size
-        self.programs: dict[int, Any] = {}
-        self.seconds, self.losses = 0.0, []
-        if len(lengths) == 1:
-            step: Any = make_train_step(experiment, self.model, microbatches=num_parts)
-            batch = abstract_batch(self.model.config, size, lengths[0])
-            self.programs[lengths[0]] = step.lower(self.state, batch).compile()
-            return
+        self.state: State = jax.jit(make_init(experiment, self.model))()
+        self.order = {"seed": experiment.train.seed, "batch_size": experiment.train.batch_size}
+        self.split, self.losses, self.seconds = split, [], []
+
+    def take_step(self, step: int) -> None:
+        """One step, timed."""
+        began = time.perf_counter()
+        numbers = self.launch_step(step)
+        self.losses.append(float(numbers["loss"]))
+        jax.block_until_ready(self.state)
+        self.seconds.append(time.perf_counter() - began)
+
+    def launch_step(self, step: int) -> dict[str, jax.Array]:
+        """The numbers of a step, from its number."""
+        raise NotImplementedError
+
+
+class PaddedWay(Way):
+    """Batches padded to the longest."""
+
+    def __init__(self, experiment: Experiment, task: Task, split: Split, num_parts: int):
+        super().__init__(experiment, task, split)
+        self.length = sequence_length(experiment, task)
+        batch = abstract_batch(self.model.config, experiment.train.batch_size, self.length)
+        step: Any = make_train_step(experiment, self.model, microbatches=num_parts)
+        self.program = step.lower(self.state, batch).compile()
+
+    def launch_step(self, step: int) -> dict[str, jax.Array]:
+        self.state, numbers = self.program(
+            self.state, batch_at(self.split, **self.order, step=step, length=self.length)
+        )
+        return numbers
+
+
+class SplitWay(Way):
+    """Batches split by length."""
+
+    def __init__(self, experiment: Experiment, task: Task, split: Split, lengths: Sequence[int], num_parts: int):
+        super().__init__(experiment, task, split)
+        self.lengths, self.num_parts, self.padded_tokens, self.programs = lengths, num_parts, [], {}
         steps: Any = make_part_steps(experiment, self.model, num_parts=num_parts)
         self.total = steps.begin()
         for length in lengths:
-            part = abstract_batch(self.model.config, size // num_parts, length)
+            part = abstract_batch(self.model.config, experiment.train.batch_size // num_parts, length)
             self.programs[length] = steps.accumulate.lower(self.state, self.total, part).compile()
         self.update = steps.update.lower(self.state, self.total).compile()
 
-    def take_step(self, gather: Callable[[], AnyBatch | tuple[Part, ...]], split: Split) -> None:
-        """One step; `gather` gives its batch, or its parts."""
-        began = time.perf_counter()
-        batch = gather()
-        if isinstance(batch, tuple) and isinstance(batch[0], Part):
-            for part in batch:
-                self.total = self.programs[part.length](self.state, self.total, part.gather(split))
-            self.state, numbers, self.total = self.update(self.state, self.total)
-        else:
-            (program,) = self.programs.values()
-            self.state, numbers = program(self.state, batch)
-        jax.block_until_ready(self.state)
-        self.seconds += time.perf_counter() - began
-        self.losses.append(float(numbers["loss"]))
+    def launch_step(self, step: int) -> dict[str, jax.Array]:
+        parts = parts_at(self.split, **self.order, step=step, lengths=self.lengths, num_parts=self.num_parts)
+        self.padded_tokens.append(sum(part.length * len(part.indices) for part in parts))
+        for part in parts:
+            self.total = self.programs[part.length](self.state, self.total, part.gather(self.split))
+        self.state, numbers, self.total = self.update(self.state, self.total)
+        return numbers
 
 
 def measure_split(
@@ -99,22 +123,16 @@ def measure_split(
     padded_parts: int = 1,
 ) -> SplitSpeed:
     """Both ways in turns on the first batches; what is compiled, and a first step of each, is not timed."""
-    longest, size, seed = sequence_length(experiment, task), experiment.train.batch_size, experiment.train.seed
-    padded, parted = (
-        Stepper(experiment, task, of, parts) for of, parts in (((longest,), padded_parts), (lengths, num_parts))
-    )
-    found, real = [], 0
+    longest, size = sequence_length(experiment, task), experiment.train.batch_size
+    padded = PaddedWay(experiment, task, split, padded_parts)
+    parted = SplitWay(experiment, task, split, lengths, num_parts)
     for step in range(num_steps + 1):
-        order = {"seed": seed, "step": step, "batch_size": size}
-        padded.take_step(lambda order=order: batch_at(split, **order, length=longest), split)
-        parts = parts_at(split, **order, lengths=lengths, num_parts=num_parts)
-        parted.take_step(lambda order=order: parts_at(split, **order, lengths=lengths, num_parts=num_parts), split)
-        if step == 0:
-            padded.seconds = parted.seconds = 0.0
-            continue
-        found += [part.length * len(part.indices) for part in parts]
-        real += sum(int(measure(split, part.indices, longest).sum()) for part in parts)
-    losses = np.array([padded.losses, parted.losses])
+        padded.take_step(step)
+        parted.take_step(step)
+    indices = [stream_indices(split.num_examples, **padded.order, step=step) for step in range(1, num_steps + 1)]
+    real_tokens = int(measure(split, np.concatenate(indices), longest).sum())
+    all_tokens = longest * size * num_steps
+    padded_seconds, split_seconds = sum(padded.seconds[1:]), sum(parted.seconds[1:])
     return SplitSpeed(
         task=task.name,
         batch_size=size,
@@ -123,12 +141,12 @@ def measure_split(
         num_parts=num_parts,
         padded_parts=padded_parts,
         num_steps=num_steps,
-        padded_seconds=padded.seconds,
-        split_seconds=parted.seconds,
-        ratio=padded.seconds / parted.seconds,
-        token_ratio=longest * size * num_steps / sum(found),
-        real_ratio=longest * size * num_steps / real,
-        loss_difference=float(np.max(np.abs(losses[0] / losses[1] - 1))),
+        padded_seconds=padded_seconds,
+        split_seconds=split_seconds,
+        ratio=padded_seconds / split_seconds,
+        token_ratio=all_tokens / sum(parted.padded_tokens[1:]),
+        real_ratio=all_tokens / real_tokens,
+        loss_difference=float(np.max(np.abs(np.array(parted.losses) / np.array(padded.losses) - 1))),
     )
 
 
@@ -174,6 +192,6 @@ def show_split(
 
 def read_examples(data_dir: str, task: Task) -> Split:
     """Training examples: of ListOps new ones, of another task the prepared ones."""
-    if task is LISTOPS:
-        return generate(LISTOPS.grammar, LISTOPS.seed, {"train": NUM_EXPRESSIONS})["train"]
+    if isinstance(task, ListOpsTask):
+        return generate(task.grammar, task.seed, {"train": NUM_EXPRESSIONS})["train"]
     return read_store(data_dir, task)["train"]

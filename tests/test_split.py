@@ -14,7 +14,7 @@ import pytest
 from meshes import make_machine
 from models import make_classifier_config, make_encoder_config, make_layer_config
 from test_every_kind import make_splits
-from tiny_runs import make_experiment
+from tiny_runs import make_config, make_experiment
 from tolerances import TOLERANCE, assert_close
 
 from configs import rows
@@ -29,6 +29,7 @@ from lra_tasks.machine import take_machine
 from lra_tasks.model import build_model, model_from_config
 from lra_tasks.registry import get_task
 from lra_tasks.settings import resolve, sequence_length
+from lra_tasks.split_benchmark import show_split
 from lra_tasks.steps import make_eval_step, make_init, make_part_steps, make_train_step
 from lra_tasks.task import join_documents
 from lra_tasks.training import build_split_model, train
@@ -299,3 +300,18 @@ def test_recipes_split_what_is_long_and_of_many_lengths(row):
             if is_split:
                 assert (settings.microbatches, len(settings.lengths)) == (0, 8)
                 assert settings.lengths[-1] == get_task(task).max_length
+
+
+def test_the_benchmark_trains_both_ways_on_the_same_batches(capsys):
+    """Losses without dropout agree; a line and a number for each task whose data are there."""
+    config = make_config(**TINY)
+    config["machine"] |= {"lengths": LENGTHS, "microbatches": 4}
+    (speed,) = show_split("nowhere", lambda name: config, num_steps=2, names=["listops"])
+    assert speed.loss_difference < TOLERANCE["float32"]
+    assert (speed.num_parts, speed.padded_parts, speed.num_steps, speed.lengths) == (4, 1, 2, LENGTHS)
+    assert speed.ratio == speed.padded_seconds / speed.split_seconds > 0
+    assert 1 < speed.token_ratio < speed.real_ratio
+    assert "listops_small" in capsys.readouterr().out
+    config["data"]["task"] = "text"
+    assert show_split("nowhere", lambda name: config, num_steps=2, names=["text"]) == []
+    assert "text is not prepared in nowhere" in capsys.readouterr().out
