@@ -9,7 +9,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.allocator import keep_freed_memory
-from lra_tasks.efficiency_numbers import CHUNKED, CUDNN, UNFUSED, find_exponent
+from lra_tasks.efficiency_numbers import CHUNKED, CUDNN, UNFUSED
 from lra_tasks.errors import UserError, nearest
 
 USAGE = """Measurements of speed and memory. Run them on a quiet machine.
@@ -23,6 +23,8 @@ USAGE = """Measurements of speed and memory. Run them on a quiet machine.
   python -m lra_tasks.benchmark images      Pathfinder images a second on one core, with their statistics
   python -m lra_tasks.benchmark loader      examples a second of the loader and of the train step, of each prepared task
   python -m lra_tasks.benchmark pathx       memory and time of one Luna-256 train step of Path-X, batch 8
+  python -m lra_tasks.benchmark seeds       several seeds trained at once against one after the other
+  python -m lra_tasks.benchmark speed       Luna-16's step in matrix products; batches split by length against padded
   python -m lra_tasks.benchmark sequence    bytes that Luna moves between 8 devices that share a sequence, 4K to 1M
 
 efficiency prints tables and writes efficiency-cpu.json (-gpu, -tpu), .png and .svg into --output, over older ones. The
@@ -54,16 +56,19 @@ _SECONDS = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "folder of efficiency's or sequence's files; none: runs/benchmark, with --from that of FILE"
+    "output",
+    None,
+    "folder of efficiency's, speed's or sequence's files; none: runs/benchmark, with --from that of FILE",
 )
 _FROM = flags.DEFINE_string("from", None, "a JSON that efficiency wrote, to be shown again")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader and speed")
 
 TEXT_SIZE = {"emb_dim": 256, "mlp_dim": 1024, "num_heads": 4, "num_layers": 4, "classifier_dim": 1024}
 """The authors' Text model: `luna_lra` architectures, facts of fairseq-apollo at commit 1ea2f78."""
 ROWS = ("luna16", "luna128", "luna256", UNFUSED, "transformer")
 LENGTHS = ("1024", "2048", "4096", "8192", "16384")
 PAPER_LENGTHS = ("1024", "2048", "3072", "4096", "8192", "16384")
+SPEED_LENGTHS = ("1024", "2048", "4096")
 SEQUENCE_LENGTHS = ("4096", "65536", "1048576")
 
 
@@ -203,43 +208,29 @@ def run_plan(plan: Any) -> Any:
     return measure(plan, portable_command("lra_tasks.benchmark", sys.argv[1:]), cli.say)
 
 
-def print_table(title: str, unit: str, lengths: Sequence[int], rows: dict[str, list[float]], baseline: str) -> None:
-    """Values by row and length, the exponent, and the ratio to the baseline at each length."""
-    print(f"{title} ({unit})")
-    print(f"{'':18}" + "".join(f"{length:>12}" for length in lengths) + f"{'exponent':>10}")
-    for row, values in rows.items():
-        exponent = find_exponent(dict(zip(lengths, values, strict=True)))
-        end = "" if exponent is None else f"{exponent:>10.2f}"
-        print(f"{row:18}" + "".join(f"{value:>12.3f}" for value in values) + end)
-    print(f"ratio to {baseline}")
-    for row, values in rows.items():
-        print(f"{row:18}" + "".join(f"{v / b:>12.3f}" for v, b in zip(values, rows[baseline], strict=True)))
-
-
 def measure_memory() -> None:
     """Peak temporary memory of the compiled train step, by XLA's own account."""
     lengths, rows, dropouts = read_lengths(LENGTHS), read_rows(ROWS, [UNFUSED]), read_dropouts(("0.3",))
-    from lra_tasks.benchmark_tasks import describe_machine
-
     dtype = _DTYPE.value or "float32"
-    for dropout in dropouts:
-        found = {row: [weigh_step(row, length, dropout, dtype) / 2**20 for length in lengths] for row in rows}
-        setting = (
-            f"batch {_BATCH_SIZE.value or 2}, dropout {dropout}, remat {_REMAT.value}, {dtype}; {describe_machine()}"
-        )
-        print_table(f"train step, temporary memory; {setting}", "MiB", lengths, found, UNFUSED)
+    setting = f"remat {_REMAT.value}, {dtype}"
+    show = load_module("memory_benchmark").show_memory
+    show(text_experiments(dtype), rows, lengths, dropouts, _BATCH_SIZE.value or 2, setting)
 
 
-def weigh_step(row: str, length: int, dropout: float, dtype: str) -> int:
-    """Bytes of temporaries of a train step; compiles it, and runs nothing."""
-    from lra_tasks.efficiency import TRAIN
-    from lra_tasks.efficiency_cells import Job, Key, Traced, compile_cell, trace_cell
-
-    cell = trace_cell(text_experiments(dtype), Key(row, length, dropout, TRAIN), _BATCH_SIZE.value or 2)
-    job = compile_cell(cell) if isinstance(cell, Traced) else cell
-    if not isinstance(job, Job):
-        raise UserError(f"{row} at {length}: {job.reason}")
-    return job.temporary_bytes
+def measure_speed() -> None:
+    """Luna-16's step in matrix products, and batches split by length."""
+    lengths, dtype = read_lengths(SPEED_LENGTHS), _DTYPE.value or "float32"
+    load_module("speed_benchmark").show_speed(
+        text_experiments(dtype),
+        ROWS[0],
+        lengths,
+        lambda task: read_config(f"{task}_luna16", ""),
+        dtype=dtype,
+        data_dir=_DATA_DIR.value,
+        rounds=_ROUNDS.value,
+        folder=Path(_OUTPUT.value or "runs/benchmark"),
+        arguments=sys.argv[1:],
+    )
 
 
 def measure_loader() -> None:
@@ -249,13 +240,6 @@ def measure_loader() -> None:
     benchmark_tasks.show_loading(_DATA_DIR.value, lambda name: read_experiment(f"{name}_luna16", "cpu"), _ROUNDS.value)
 
 
-def measure_pathx() -> None:
-    """Memory and time of one train step of Luna-256 on 16,384 pixels, batch 8."""
-    from lra_tasks import benchmark_tasks
-
-    benchmark_tasks.show_pathx(read_experiment("pathx_luna256", ""))
-
-
 def load_module(name: str) -> Any:
     """A module of this package, when it is asked for: it imports JAX."""
     import importlib
@@ -263,13 +247,19 @@ def load_module(name: str) -> Any:
     return importlib.import_module(f"lra_tasks.{name}")
 
 
-def read_experiment(name: str, preset: str) -> Any:
-    """The experiment of a config file."""
+def read_config(name: str, preset: str) -> dict[str, Any]:
+    """A config file as a nested dict."""
     import importlib
 
+    return importlib.import_module(f"configs.{name}").get_config(preset).to_dict()
+
+
+def read_experiment(name: str, preset: str) -> Any:
+    """The experiment of a config file."""
+    from lra_tasks.machine import take_machine
     from lra_tasks.settings import resolve
 
-    return resolve(importlib.import_module(f"configs.{name}").get_config(preset).to_dict())
+    return resolve(take_machine(read_config(name, preset))[0])
 
 
 BENCHMARKS = {
@@ -279,7 +269,11 @@ BENCHMARKS = {
     "generate": lambda: load_module("benchmark_tasks").show_generation(_ROUNDS.value),
     "images": lambda: load_module("benchmark_tasks").show_images(),
     "loader": measure_loader,
-    "pathx": measure_pathx,
+    "pathx": lambda: load_module("benchmark_tasks").show_pathx(read_experiment("pathx_luna256", "")),
+    "seeds": lambda: load_module("seeds_benchmark").show_seeds(
+        lambda task: read_experiment(f"{task}_luna16", "cpu"), rounds=_ROUNDS.value
+    ),
+    "speed": measure_speed,
     "sequence": lambda: load_module("sequence_benchmark").show_sequence(
         read_lengths(SEQUENCE_LENGTHS), Path(_OUTPUT.value or "runs/benchmark"), sys.argv[1:]
     ),
@@ -293,6 +287,8 @@ READS: Mapping[str, set[str]] = {
     "images": set(),
     "loader": {"rounds", "data_dir"},
     "pathx": set(),
+    "seeds": {"rounds"},
+    "speed": {"lengths", "dtype", "remat", "rounds", "data_dir", "output"},
     "sequence": {"lengths", "output"},
 }
 """The flags that each of them reads."""

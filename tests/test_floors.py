@@ -99,7 +99,7 @@ FLOORS = {
             *("efficiency_cells", "translation_preparation", "causal_benchmark", "sequence_benchmark"),
             *("seeds_training", "seeds_benchmark", "split_benchmark"),
         ],
-        ["efficiency_run"],
+        ["efficiency_run", "memory_benchmark", "speed_benchmark"],
         ["train", "evaluate", "translate", "prepare", "results", "benchmark", "models", "conformance", "drift"],
     ],
 }
