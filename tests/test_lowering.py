@@ -10,10 +10,11 @@ from meshes import make_machine
 from tiny_runs import ROOT, make_experiment
 
 from configs import rows
+from lra_tasks.machine import take_machine
 from lra_tasks.model import abstract_batch, build_model
 from lra_tasks.registry import get_task
 from lra_tasks.settings import resolve, sequence_length
-from lra_tasks.steps import make_eval_step, make_init, make_train_step
+from lra_tasks.steps import make_eval_step, make_init, make_part_steps, make_train_step
 from lra_tasks.training import build_split_model
 from lra_tasks.translation import get_translation
 from lra_tasks.translation_batches import PairedSentences
@@ -92,6 +93,19 @@ def test_every_config_lowers(name):
 def test_every_row_lowers(task, row):
     """The mechanisms that have no file of their own; by default those that sort, draw and scan, in the Text task."""
     lower_config(task, row)
+
+
+def test_the_parts_of_a_batch_lower():
+    """What trains Text by default: a program a length, of which the shortest is lowered, and one that updates."""
+    config, settings = take_machine(importlib.import_module("configs.text_luna16").get_config().to_dict())
+    experiment = resolve(config)
+    model = build_model(experiment, get_task(experiment.data.task))
+    state = jax.eval_shape(make_init(experiment, model))
+    steps = make_part_steps(experiment, model, num_parts=8)
+    total = jax.eval_shape(steps.begin)
+    part = abstract_batch(model.config, experiment.train.batch_size // 8, settings.lengths[0])
+    assert lower(steps.accumulate, state, total, part).out_avals == tuple(lower(steps.begin).out_avals)
+    lower(steps.update, state, total)
 
 
 def test_a_step_over_a_mesh_lowers():
