@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from tiny_runs import finish, read_metrics, start, train_command, write_small_store
+from tiny_runs import finish, once_a_session, read_metrics, start, train_command, write_small_store
 from tolerances import TOLERANCE
 
 from lra_tasks.checkpoint import Checkpoints
@@ -97,29 +97,35 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(data_dir, tmp_path_factory):
     """The run of one process with one device."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    ended = finish(start(train_command(workdir, data_dir, **STEPS)))
-    assert ended.returncode == 0, ended.stderr
-    return workdir
+
+    def make(folder):
+        ended = finish(start(train_command(folder / "run", data_dir, **STEPS)))
+        assert ended.returncode == 0, ended.stderr
+        return folder / "run"
+
+    return once_a_session(tmp_path_factory.getbasetemp(), "alone", make)
 
 
 @pytest.fixture(scope="module")
 def together(data_dir, tmp_path_factory):
     """The same run by two processes: one told to stop, both taken up again and one killed, both taken up to the end."""
-    workdir = tmp_path_factory.mktemp("together") / "run"
-    ends = {}
-    processes = start_hosts(workdir, data_dir, 2)
-    wait_for_step(workdir, 12, processes)
-    processes[1].terminate()
-    ends["told"] = [finish(process) for process in processes]
-    processes = start_hosts(workdir, data_dir, 2)
-    wait_for_step(workdir, 25, processes)
-    processes[1].kill()
-    killed_at = time.monotonic()
-    ends["killed"] = [finish(process) for process in processes]
-    ends["seconds"] = time.monotonic() - killed_at
-    ends["finished"] = [finish(process) for process in start_hosts(workdir, data_dir, 2)]
-    return workdir, ends
+
+    def make(folder):
+        workdir, ends = folder / "run", {}
+        processes = start_hosts(workdir, data_dir, 2)
+        wait_for_step(workdir, 12, processes)
+        processes[1].terminate()
+        ends["told"] = [finish(process) for process in processes]
+        processes = start_hosts(workdir, data_dir, 2)
+        wait_for_step(workdir, 25, processes)
+        processes[1].kill()
+        killed_at = time.monotonic()
+        ends["killed"] = [finish(process) for process in processes]
+        ends["seconds"] = time.monotonic() - killed_at
+        ends["finished"] = [finish(process) for process in start_hosts(workdir, data_dir, 2)]
+        return workdir, ends
+
+    return once_a_session(tmp_path_factory.getbasetemp(), "together", make)
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step(together):

@@ -9,7 +9,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from quick_compile import QUICK_COMPILE as QUICK_COMPILE  # for tests that compile by hand
@@ -120,24 +122,37 @@ def read_metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def once_a_session(folder: Path, name: str, make: Callable[[Path], Any]) -> Any:
+    """What `make` returns for a folder of this name that all workers of a test session share: the first makes it.
+
+    `folder` is pytest's for the worker, or for the session where it has none. The others read the first one's answer.
+    """
+    shared = folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+    outcome = shared / f"{name}.pickle"
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            outcome.write_bytes(pickle.dumps(make(shared / name)))
+    return pickle.loads(outcome.read_bytes())
+
+
 @functools.cache
 def uninterrupted_run(folder: Path) -> tuple[Path, Path, subprocess.CompletedProcess]:
     """(work directory, data folder, the process) of one run straight through, made once a test session.
 
-    By whichever of its workers comes first; each has a copy of its own, beside the run that was made.
+    Each worker has a copy of its own, beside the run that was made.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    shared = folder.parent if worker else folder  # a worker has a folder in the session's
-    workdir = shared / f"straight{worker}"
-    data_dir, made, outcome = shared / "small_data", shared / "made", shared / "made.pickle"
-    with open(shared / "made.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not outcome.exists():
-            done = run(*train_command(made, write_small_store(data_dir)), environment={"JAX_LOG_COMPILES": "1"})
-            outcome.write_bytes(pickle.dumps(done))
+
+    def make(place: Path) -> tuple[Path, Path, subprocess.CompletedProcess]:
+        data_dir = write_small_store(place / "small_data")
+        command = train_command(place / "run", data_dir)
+        return place / "run", data_dir, run(*command, environment={"JAX_LOG_COMPILES": "1"})
+
+    made, data_dir, done = once_a_session(folder, "made", make)
+    workdir = made.parent / f"straight{os.environ.get('PYTEST_XDIST_WORKER', '')}"
     if made.exists():  # else the process says why
         shutil.copytree(made, workdir)
-    return workdir, data_dir, pickle.loads(outcome.read_bytes())
+    return workdir, data_dir, done
 
 
 def assert_one_line_error(finished, *words):
