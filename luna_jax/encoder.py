@@ -99,8 +99,8 @@ class Encoder(nnx.Module):
     Where a sequence has fewer than L real positions, only as many slots of P take part ("dynamic projection" in the
     authors' code, which also cuts P to the longest row of the batch; here an example never depends on its batch mates),
     unless `pack_slots` says "all".
-    The layers run under one `jax.lax.scan` over stacked parameters. Up to UNROLLED_LAYERS it is unrolled, unless layers
-    are recomputed; compile time does not grow with more.
+    The layers run under one `jax.lax.scan` over stacked parameters. Up to UNROLLED_LAYERS it is no loop, unless layers
+    are recomputed or sequences split; with more, compile time does not grow with depth.
     Pre-norm stacks end with a norm for x and one for p.
 
     Where the attention splits sequences over devices (`split`), positions are filled up on the right, masked, to a
@@ -282,7 +282,14 @@ class Encoder(nnx.Module):
             # Under scan no optimisation can merge the recomputation with the first computation.
             body = partial(jax.checkpoint, prevent_cse=False)(body)
         # What a loop keeps for the backward pass goes into stacked arrays and out again: 17 % of Luna-16's step on CPU.
-        unroll = config.num_layers if config.num_layers <= UNROLLED_LAYERS and not config.remat else 1
+        # Sequences that devices share are long: their layers stay a loop, which holds one layer's arrays at a time.
+        is_loop = config.num_layers > UNROLLED_LAYERS or config.remat or config.layer.attention.split is not None
         stacked = None if config.tie_layers else params
-        (x, p), _ = jax.lax.scan(body, (x, p), (stacked, keys, own_packs), length=config.num_layers, unroll=unroll)
+        (x, p), _ = jax.lax.scan(
+            body,
+            (x, p),
+            (stacked, keys, own_packs),
+            length=config.num_layers,
+            unroll=1 if is_loop else config.num_layers,
+        )
         return x, p

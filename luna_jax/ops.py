@@ -121,7 +121,7 @@ def attend_lean(
     return y if mask is None else jnp.where(jnp.any(mask, axis=-1)[:, None, None, None], y, jnp.zeros_like(y))
 
 
-def _score(query, key, mask, causal: bool) -> tuple[Float[Array, "B H N M"], Bool[Array, "B #H #N M"] | None]:
+def _score(query, key, mask, causal: bool) -> tuple[Float[Array, "B H N M"], Bool[Array, "#B #H #N M"] | None]:
     """Scores in float32 at least, and what of them counts."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bnhk,bmhk->bhnm", query, key, preferred_element_type=dtype)

@@ -63,6 +63,14 @@ def wait_for_step(workdir, step, processes):
         time.sleep(0.02)
 
 
+def wait_for_checkpoint(workdir, step, processes):
+    """Returns when the checkpoint of `step` is whole; it is written beside the training."""
+    place, deadline = workdir / "checkpoints" / "last" / str(step), time.monotonic() + DEADLINE_SECONDS
+    while not place.exists():
+        assert time.monotonic() < deadline, [finish(process).stderr[-2000:] for process in processes]
+        time.sleep(0.02)
+
+
 def read_losses(workdir):
     return np.array([line["loss"] for line in read_metrics(workdir) if line["split"] == "train"])
 
@@ -118,6 +126,7 @@ def together(data_dir, tmp_path_factory):
         ends["told"] = [finish(process) for process in processes]
         processes = start_hosts(workdir, data_dir, 2)
         wait_for_step(workdir, 25, processes)
+        wait_for_checkpoint(workdir, 20, processes)  # which says that the run was taken up once
         processes[1].kill()
         killed_at = time.monotonic()
         ends["killed"] = [finish(process) for process in processes]

@@ -47,7 +47,8 @@ def make_loss(apply, batch=BATCH):
 
 
 @pytest.mark.parametrize("settings", [{}, {"remat": True}, {"tie_layers": True}, {"contextual_pack": False}], ids=str)
-def test_what_is_compiled_does_not_grow_with_depth(settings):
+def test_what_is_compiled_does_not_grow_with_depth_where_layers_are_a_loop(monkeypatch, settings):
+    monkeypatch.setattr("luna_jax.encoder.UNROLLED_LAYERS", 1)
     sizes = []
     for num_layers in (2, 8):
         apply, params = build_encoder(num_layers=num_layers, **settings)
@@ -57,6 +58,19 @@ def test_what_is_compiled_does_not_grow_with_depth(settings):
     assert many_equations == few_equations
     # the numbers 2 and 8 have one digit each; a split of keys may name a longer shape
     assert abs(many_characters - few_characters) <= 32
+
+
+def test_a_short_stack_is_no_loop_and_gives_the_same(monkeypatch):
+    def trace(most):
+        monkeypatch.setattr("luna_jax.encoder.UNROLLED_LAYERS", most)
+        apply, params = build_encoder(num_layers=3)
+        traced = jax.jit(jax.value_and_grad(make_loss(apply))).trace(params, make_key(0))
+        lowered = traced.lower()
+        return lowered.as_text(), lowered.compile()(params, make_key(0))
+
+    (loop, in_loop), (unrolled, out_of_loop) = trace(2), trace(3)
+    assert loop.count("stablehlo.while") == unrolled.count("stablehlo.while") + 2  # forward and backward
+    jax.tree.map(lambda one, other: assert_close(one, other, "float32"), in_loop, out_of_loop)
 
 
 @cache
