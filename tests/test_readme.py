@@ -98,6 +98,21 @@ def test_the_speeds_are_those_of_the_benchmark():
             assert cell.strip() == ("" if shown == ["–", "–"] else ", ".join(shown)), (title, length)
 
 
+def test_units_and_split_batches_are_those_of_the_benchmark():
+    benchmark = json.loads((ROOT / "results" / "benchmarks" / "speed-cpu.json").read_text())
+    assert not benchmark["commit_dirty"]
+    lines = [line.split("|")[1:-1] for line in section("How near to the hardware").splitlines() if line.startswith("|")]
+    table = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+    lengths = [int(length.replace(",", "")) for length in table["length"]]
+    steps = {(step["what"], step["length"]): step for step in benchmark["steps"]}
+    for title, what in (("forward and backward, units", "forward and backward"), ("train step, units", "train step")):
+        assert table[title] == [f"{steps[what, length]['median_units']:.2f}" for length in lengths]
+    shares = [f"{100 * steps['train step', length]['gemm_share']:.0f} %" for length in lengths]
+    assert table["train step, share of the product's rate"] == shares
+    for split, title in zip(benchmark["splits"], ("ListOps, 2,000", "Text, 4,000"), strict=True):
+        assert table[title][2:] == [f"{split['ratio']:.2f}", f"{split['token_ratio']:.2f}"]
+
+
 def test_the_traffic_is_that_of_the_benchmark():
     """Bytes of every length, and time and memory of the long sequence, from the committed JSON."""
     benchmark = json.loads((ROOT / "results" / "benchmarks" / "sequence-cpu.json").read_text())
