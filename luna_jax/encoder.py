@@ -22,7 +22,7 @@ EMBEDDINGS = ("table", "linear")
 PACK_EMBEDDINGS = ("as_tokens", "plain", "sinusoidal")
 PACK_SLOTS = ("by_length", "all")
 UNROLLED_LAYERS = 8
-"""The deepest stack that is no loop. Every model of Long Range Arena and of the paper is within it."""
+"""The deepest stack that is no loop. Every recipe of Long Range Arena and of translation is within it."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ class LunaAttention(nnx.Module):
     Every projection is D x D with a bias: seven untied, five tied (`tie_kv`). Pack and unpack never share a projection.
     The paper writes both attentions alike, as if each had an output projection; in the authors' code Y_X alone has.
 
+    Where H L <= D nothing N or M long is projected: products associate, and the projections go into the short sequence
+    (`folded.py`). The same numbers, for less.
+
     Against the authors' code (`fairseq/modules/luna_attention.py`): both softmaxes run in float32 (theirs: the unpack
     softmax alone), a row with nothing to attend gives zeros (theirs: NaN), masks are True where a position is real.
 
