@@ -1,4 +1,4 @@
-"""Luna's attention with the long sequence's projections folded into the short one, against the plain form."""
+"""Luna's attention, projections folded into the short sequence or the long one in chunks, against the plain form."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from luna_jax.attention import luna
+from luna_jax.attention import chunked, luna
 from luna_jax.attention.folded import pays
 from luna_jax.attention.luna import LunaAttention
 from luna_jax.ops import masked_softmax
@@ -58,6 +58,26 @@ def test_folded_is_plain(monkeypatch, tie_kv):
         plain = values_and_gradients(make(tie_kv), 6)
         for one, other in zip(jax.tree.leaves(folded), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("tie_kv", [False, True])
+def test_chunks_are_plain(monkeypatch, tie_kv):
+    monkeypatch.setattr(luna, "pays", lambda *sizes: False)
+    with jax.enable_x64():
+        plain = values_and_gradients(make(tie_kv), 6)
+        assert count_scans(make(tie_kv), 6) == 0, "one chunk holds all"
+        monkeypatch.setattr(chunked, "LEAST_CHUNK", 8)
+        monkeypatch.setattr(chunked, "SCORES_AT_ONCE", {"cpu": 1})
+        assert count_scans(make(tie_kv), 6) == 2, "the pack attention and the unpack attention"
+        parts = values_and_gradients(make(tie_kv), 6)
+        for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+def count_scans(module, pack_length):
+    x, p, x_mask, p_mask = inputs(pack_length)
+    shown = jax.make_jaxpr(lambda x, p: module(x, p, x_mask=x_mask, p_mask=p_mask))(x, p)
+    return str(shown).count("= scan[")
 
 
 def test_folded_in_bfloat16_is_as_close_to_float64_as_plain(monkeypatch):

@@ -6,6 +6,9 @@ Per query, over chunks c of keys, one after the other, with s_m = q . k_m and th
 
 and the output is v / l at the end: softmax attention to rounding, in any chunks. Queries go in chunks too, so that
 T x T scores are all there is at a time, and the backward pass computes them anew (`jax.checkpoint`).
+
+Where one of the two sequences is short, as Luna's packed one is, the long one alone goes in chunks: `pack_in_chunks`
+where it is the context, `unpack_in_chunks` where it asks. Then L x T scores are all there is at a time.
 """
 
 from functools import partial
@@ -14,8 +17,21 @@ import jax
 import jax.numpy as jnp
 
 from luna_jax.attention.blocks import fill_mask, merge_blocks, split_blocks
-from luna_jax.axes import Array, ContextHeads, ContextMask, Heads
-from luna_jax.ops import dropout
+from luna_jax.axes import Array, ContextHeads, ContextMask, Heads, PackMask
+from luna_jax.ops import attend, dropout
+
+SCORES_AT_ONCE = {"cpu": 2**20}
+"""Scores of one chunk, all rows and heads. On a CPU they and what becomes of them stay in the cache, 4 MiB each: on two
+cores that was 1.2 to 4 times as fast as all at once."""
+MOST_SCORES_AT_ONCE = 2**26
+"""Elsewhere: 256 MiB, far fewer chunks than a launch each would be felt in."""
+LEAST_CHUNK = 64
+
+
+def choose_chunk(scores_a_position: int) -> int:
+    """Positions of the long sequence at a time, a power of two, for so many scores (rows times heads times L) each."""
+    most = SCORES_AT_ONCE.get(jax.default_backend(), MOST_SCORES_AT_ONCE) // scores_a_position
+    return max(LEAST_CHUNK, 2 ** (most.bit_length() - 1) if most else 0)
 
 
 def attend_in_chunks(
@@ -39,13 +55,50 @@ def attend_in_chunks(
     pass of one chunk of queries keeps. It computes the scores three times where the unfused form does once.
     """
     size = min(chunk_size, max(query.shape[1], key.shape[1]))
-    keys, values, seen = (_lead(split_blocks(x, size)) for x in (key, value, fill_mask(mask, key)))
-    context = (jnp.arange(keys.shape[0]), keys, values, seen)
-    attend_one = partial(_attend_chunk, context, causal, dropout_rate, dropout_key)
-    queries = _lead(split_blocks(query, size))
-    # under lax.map no optimisation can merge the recomputation with the first computation
-    mapped = jax.lax.map(jax.checkpoint(attend_one, prevent_cse=False), (jnp.arange(queries.shape[0]), queries))
-    return merge_blocks(jnp.moveaxis(mapped, 0, 1), query.shape[1])
+    context = _split_context(key, value, mask, size)
+    return _map_queries(partial(_attend_chunk, context, causal, dropout_rate, dropout_key), query, size)
+
+
+def pack_in_chunks(
+    query: Heads,
+    key: ContextHeads,
+    value: ContextHeads,
+    mask: ContextMask | None = None,
+    *,
+    chunk_size: int,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Heads:
+    """What `ops.attend` computes, for few queries [B, L, H, K] and a long context [B, M, H, K], in chunks of that.
+
+    The backward pass keeps L x (K + 2) sums a head for each chunk, and no L x M array. Dropout's draws depend on
+    `chunk_size`.
+    """
+    context = _split_context(key, value, mask, min(chunk_size, key.shape[1]))
+    return _attend_chunk(context, False, dropout_rate, dropout_key, (0, query))
+
+
+def unpack_in_chunks(
+    query: Heads,
+    key: ContextHeads,
+    value: ContextHeads,
+    mask: PackMask | None = None,
+    *,
+    chunk_size: int,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Heads:
+    """What `ops.attend` computes, for many queries [B, N, H, K] and a short context [B, L, H, K], in chunks of queries.
+
+    The backward pass keeps nothing that has a score's size. Dropout's draws depend on `chunk_size`.
+    """
+
+    def attend_one(numbered_query):
+        number, query = numbered_query
+        chunk_key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+        return attend(query, key, value, mask, dropout_rate=dropout_rate, dropout_key=chunk_key)
+
+    return _map_queries(attend_one, query, min(chunk_size, query.shape[1]))
 
 
 def _lead(blocks):
@@ -53,8 +106,22 @@ def _lead(blocks):
     return jnp.moveaxis(blocks, 1, 0)
 
 
+def _split_context(key, value, mask, size: int):
+    """Number, keys, values and mask of each chunk, which a scan goes through."""
+    keys, values, seen = (_lead(split_blocks(x, size)) for x in (key, value, fill_mask(mask, key)))
+    return jnp.arange(keys.shape[0]), keys, values, seen
+
+
+def _map_queries(attend_one, query: Heads, size: int) -> Heads:
+    """attend_one((number, chunk)) for one chunk of queries after the other."""
+    queries = _lead(split_blocks(query, size))
+    # under lax.map no optimisation can merge the recomputation with the first computation
+    mapped = jax.lax.map(jax.checkpoint(attend_one, prevent_cse=False), (jnp.arange(queries.shape[0]), queries))
+    return merge_blocks(jnp.moveaxis(mapped, 0, 1), query.shape[1])
+
+
 def _attend_chunk(context, causal, dropout_rate, dropout_key, numbered_query):
-    """One chunk of queries [B, T, H, K] against all chunks of the context."""
+    """One chunk of queries [B, T, H, K] against all chunks of the context; causal: chunks of both are T long."""
     query_number, query = numbered_query
     batch, size, num_heads, head_dim = query.shape
     dtype = jnp.promote_types(query.dtype, jnp.float32)

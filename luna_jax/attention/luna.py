@@ -9,6 +9,7 @@ L between them, and attends twice:
 Both are softmax attention, so the whole is linear in the sequence, and Y_P goes on as the next layer's P.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,7 @@ from jax.typing import DTypeLike
 from luna_jax.attention import checks
 from luna_jax.attention.base import Memory
 from luna_jax.attention.causal_luna import CHUNK_SIZE, CausalLunaAttention
+from luna_jax.attention.chunked import choose_chunk, pack_in_chunks, unpack_in_chunks
 from luna_jax.attention.folded import pack_folded, pays, unpack_folded
 from luna_jax.axes import Context, ContextMask, Pack, PackMask, Sequence, SequenceMask
 from luna_jax.dense import Dense
@@ -41,7 +43,8 @@ class LunaAttention(nnx.Module):
     The paper writes both attentions alike, as if each had an output projection; in the authors' code Y_X alone has.
 
     Where H L <= D nothing N or M long is projected: products associate, and the projections go into the short sequence
-    (`folded.py`). The same numbers, for less.
+    (`folded.py`). Elsewhere a sequence that is long enough is taken in chunks, so that no N x L or L x M array is kept
+    (`chunked.py`). The same numbers, for less.
 
     Against the authors' code (`fairseq/modules/luna_attention.py`): both softmaxes run in float32 (theirs: the unpack
     softmax alone), a row with nothing to attend gives zeros (theirs: NaN), masks are True where a position is real.
@@ -144,7 +147,8 @@ class LunaAttention(nnx.Module):
         rates = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
         if not self._folds(self.num_heads, memory.key, x):
             query = split_heads(self.query(x) * scale, self.num_heads)
-            return self.out(merge_heads(attend_lean(query, key, value, memory.mask, **rates)))
+            attend = self._choose(unpack_in_chunks, self.num_heads, memory.key, x)
+            return self.out(merge_heads(attend(query, key, value, memory.mask, **rates)))
         dtype = memory.key.dtype
         (kernel, bias), (out_kernel, out_bias) = self.query.weights(dtype), self.out.weights(dtype)
         y = unpack_folded(x.astype(dtype), key * scale, value, memory.mask, kernel, bias, out_kernel, **rates)
@@ -161,12 +165,19 @@ class LunaAttention(nnx.Module):
         key = key_map(context)
         value = key if self.tie_kv else value_map(context)
         key, value = (split_heads(sequence, self.num_pack_heads) for sequence in (key, value))
-        mix = attend_lean if self.split is None else partial(pack_split, split=self.split)
-        return merge_heads(mix(query, key, value, context_mask, **rates))
+        attend = self._choose(pack_in_chunks, self.num_pack_heads, p, context)
+        attend = attend if self.split is None else partial(pack_split, split=self.split)
+        return merge_heads(attend(query, key, value, context_mask, **rates))
 
     def _folds(self, num_heads: int, short: Pack, long: Sequence) -> bool:
         """Whether projections of the long sequence go into the short one; not where devices share the long one."""
         return self.split is None and pays(num_heads, short.shape[1], self.emb_dim, long.shape[1])
+
+    def _choose(self, attend_in_chunks: Callable, num_heads: int, short: Pack, long: Sequence) -> Callable:
+        """The long sequence in chunks, or all at once where it is no longer than one, or devices share it."""
+        chunk_size = choose_chunk(short.shape[0] * num_heads * short.shape[1])
+        in_chunks = self.split is None and long.shape[1] > max(chunk_size, short.shape[1])
+        return partial(attend_in_chunks, chunk_size=chunk_size) if in_chunks else attend_lean
 
     def _check(self, x, x_mask, p, p_mask, context, context_mask):
         if p is None:
