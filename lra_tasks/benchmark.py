@@ -23,6 +23,7 @@ USAGE = """Measurements of speed and memory. Run them on a quiet machine.
   python -m lra_tasks.benchmark images      Pathfinder images a second on one core, with their statistics
   python -m lra_tasks.benchmark loader      examples a second of the loader and of the train step, of each prepared task
   python -m lra_tasks.benchmark pathx       memory and time of one Luna-256 train step of Path-X, batch 8
+  python -m lra_tasks.benchmark program     warm start, time outside the compiled step, evaluation against forward only
   python -m lra_tasks.benchmark seeds       several seeds trained at once against one after the other
   python -m lra_tasks.benchmark speed       Luna-16's step in matrix products; batches split by length against padded
   python -m lra_tasks.benchmark sequence    bytes that Luna moves between 8 devices that share a sequence, 4K to 1M
@@ -58,13 +59,12 @@ _SECONDS = flags.DEFINE_float(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "folder of efficiency's, speed's or sequence's files; none: runs/benchmark, with --from that of FILE",
+    "folder of the files of efficiency, program, seeds, sequence or speed; none: runs/benchmark, --from: that of FILE",
 )
 _FROM = flags.DEFINE_string("from", None, "a JSON that efficiency wrote, to be shown again")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader and speed")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader, program and speed")
+_STEPS = flags.DEFINE_integer("num_steps", 200, "of the training run that program measures", lower_bound=2)
 
-TEXT_SIZE = {"emb_dim": 256, "mlp_dim": 1024, "num_heads": 4, "num_layers": 4, "classifier_dim": 1024}
-"""The authors' Text model: `luna_lra` architectures, facts of fairseq-apollo at commit 1ea2f78."""
 ROWS = ("luna16", "luna128", "luna256", UNFUSED, "transformer")
 LENGTHS = ("1024", "2048", "4096", "8192", "16384")
 PAPER_LENGTHS = ("1024", "2048", "3072", "4096", "8192", "16384")
@@ -94,26 +94,6 @@ def refuse_unread(names: Sequence[str]) -> None:
         if flags.FLAGS[flag].present:
             reader = "--from" if _FROM.value is not None else " ".join(names)
             raise UserError(f"--{flag} has no effect on {reader}; leave it out")
-
-
-def text_experiments(dtype: str) -> Callable[[str, float], Any]:
-    """(row, dropout) -> the experiment of a row in the Text size, all its dropouts at that rate."""
-    from configs import base, rows
-    from lra_tasks.settings import resolve
-
-    changes: dict[str, Any] = rows.ROWS | {CUDNN: rows.ROWS["transformer"] | {"softmax.implementation": "cudnn"}}
-
-    def make(row: str, dropout: float) -> Any:
-        config = base.get_config()
-        config.row, config.data.task = row, "listops"  # the task gives vocabulary and classes, which are replaced
-        config.model.update(TEXT_SIZE)
-        config.model.dropout_rate = config.model.attention_dropout_rate = dropout
-        config.model.remat, config.model.dtype = _REMAT.value, dtype
-        config.luna.num_pack_heads = TEXT_SIZE["num_heads"]
-        config.update_from_flattened_dict(changes[row])
-        return resolve(config.to_dict())
-
-    return make
 
 
 def read_rows(default: Sequence[str], baselines: Sequence[str], others: Sequence[str] = ()) -> list[str]:
@@ -184,7 +164,7 @@ def plan_efficiency() -> Any:
     fused = [CUDNN] if "cuda" in str(getattr(jax.devices()[0].client, "platform_version", "")).lower() else []
     rows = read_rows((*ROWS, CHUNKED, "linear", *fused), (UNFUSED, CHUNKED, *fused), fused)
     plan = Plan(
-        experiments=text_experiments(_DTYPE.value or ("bfloat16" if fused else "float32")),
+        experiments=make_text_experiments(_DTYPE.value or ("bfloat16" if fused else "float32")),
         size="text",
         rows=rows,
         lengths=lengths,
@@ -214,23 +194,29 @@ def measure_memory() -> None:
     dtype = _DTYPE.value or "float32"
     setting = f"remat {_REMAT.value}, {dtype}"
     show = load_module("memory_benchmark").show_memory
-    show(text_experiments(dtype), rows, lengths, dropouts, _BATCH_SIZE.value or 2, setting)
+    show(make_text_experiments(dtype), rows, lengths, dropouts, _BATCH_SIZE.value or 2, setting)
 
 
 def measure_speed() -> None:
     """Luna-16's step in matrix products, and batches split by length."""
     lengths, dtype = read_lengths(SPEED_LENGTHS), _DTYPE.value or "float32"
     load_module("speed_benchmark").show_speed(
-        text_experiments(dtype),
+        make_text_experiments(dtype),
         ROWS[0],
         lengths,
         lambda task: read_config(f"{task}_luna16", ""),
         dtype=dtype,
         data_dir=_DATA_DIR.value,
         rounds=_ROUNDS.value,
-        folder=Path(_OUTPUT.value or "runs/benchmark"),
-        arguments=sys.argv[1:],
+        measurement=open_measurement("speed"),
     )
+
+
+def measure_program() -> None:
+    """What a whole training run takes beside its compiled steps."""
+    measurement = open_measurement("program")
+    show, rounds = load_module("program_benchmark").show_program, _ROUNDS.value
+    show(read_config, Path(_DATA_DIR.value), num_steps=_STEPS.value, rounds=rounds, measurement=measurement)
 
 
 def measure_loader() -> None:
@@ -238,6 +224,19 @@ def measure_loader() -> None:
     from lra_tasks import benchmark_tasks
 
     benchmark_tasks.show_loading(_DATA_DIR.value, lambda name: read_experiment(f"{name}_luna16", "cpu"), _ROUNDS.value)
+
+
+def open_measurement(kind: str) -> Any:
+    """The file that a benchmark writes."""
+    return load_module("measurements").Measurement(kind, Path(_OUTPUT.value or "runs/benchmark"), sys.argv[1:])
+
+
+def make_text_experiments(dtype: str) -> Callable[[str, float], Any]:
+    """(row, dropout) -> its experiment in the Text size."""
+    from configs.efficiency import get_config
+    from lra_tasks.settings import resolve
+
+    return lambda row, dropout: resolve(get_config(row, dropout, dtype=dtype, remat=_REMAT.value).to_dict())
 
 
 def load_module(name: str) -> Any:
@@ -270,12 +269,13 @@ BENCHMARKS = {
     "images": lambda: load_module("benchmark_tasks").show_images(),
     "loader": measure_loader,
     "pathx": lambda: load_module("benchmark_tasks").show_pathx(read_experiment("pathx_luna256", "")),
+    "program": measure_program,
     "seeds": lambda: load_module("seeds_benchmark").show_seeds(
-        lambda task: read_experiment(f"{task}_luna16", "cpu"), rounds=_ROUNDS.value
+        lambda task: read_experiment(f"{task}_luna16", "cpu"), open_measurement("seeds"), rounds=_ROUNDS.value
     ),
     "speed": measure_speed,
     "sequence": lambda: load_module("sequence_benchmark").show_sequence(
-        read_lengths(SEQUENCE_LENGTHS), Path(_OUTPUT.value or "runs/benchmark"), sys.argv[1:]
+        read_lengths(SEQUENCE_LENGTHS), open_measurement("sequence")
     ),
 }
 WEIGHED = {"rows", "lengths", "batch_size", "dropouts", "remat", "dtype"}
@@ -287,7 +287,8 @@ READS: Mapping[str, set[str]] = {
     "images": set(),
     "loader": {"rounds", "data_dir"},
     "pathx": set(),
-    "seeds": {"rounds"},
+    "program": {"rounds", "data_dir", "output", "num_steps"},
+    "seeds": {"rounds", "output"},
     "speed": {"lengths", "dtype", "remat", "rounds", "data_dir", "output"},
     "sequence": {"lengths", "output"},
 }

@@ -1,5 +1,6 @@
 """Several seeds trained at once against the same seeds one after the other: one process, in turns, data included."""
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from lra_tasks.benchmark_tasks import describe_machine
 from lra_tasks.loader import batch_at
+from lra_tasks.measurements import Measurement
 from lra_tasks.model import build_model
 from lra_tasks.registry import get_task
 from lra_tasks.seeds_steps import batches_at, make_seeds_init, make_seeds_train_step
@@ -99,13 +101,14 @@ def measure_seeds(
 
 def show_seeds(
     read_experiment: Callable[[str], Experiment],
+    measurement: Measurement,
     *,
     num_seeds: Sequence[int] = (2, 5),
     num_steps: int = 10,
     rounds: int = 3,
     names: Sequence[str] = CONFIGS,
-) -> list[SeedsSpeed]:
-    """Prints a line for each experiment and number of seeds; returns the numbers.
+) -> None:
+    """Prints a line for each experiment and number of seeds, and writes seeds-PLATFORM.json.
 
     `read_experiment` gives the experiment of a config by the name of its task.
     """
@@ -123,4 +126,4 @@ def show_seeds(
                 f"{speed.one_by_one:>14.1f}{speed.ratio:>8.2f}",
                 flush=True,
             )
-    return speeds
+    measurement.write(num_steps=num_steps, rounds=rounds, speeds=[dataclasses.asdict(speed) for speed in speeds])

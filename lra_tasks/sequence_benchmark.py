@@ -2,14 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +17,8 @@ from jax.sharding import AxisType
 from lra_tasks.benchmark_tasks import describe_machine
 from lra_tasks.collectives import list_collectives, total_bytes
 from lra_tasks.errors import UserError
-from lra_tasks.provenance import git_commit, host_cores, library_versions, peak_process_bytes, portable_command
-from lra_tasks.typed_json import write_text
+from lra_tasks.measurements import Measurement
+from lra_tasks.provenance import peak_process_bytes
 from luna_jax.attention.luna import LunaConfig
 from luna_jax.classifier import Classifier, ClassifierConfig
 from luna_jax.encoder import EncoderConfig
@@ -40,7 +36,6 @@ FORMS = ("bidirectional", "causal")
 ON_PACK = {"bidirectional": {"pack_query", "context", "pack_norm"}, "causal": {"pack_query"}}
 """Weights of a layer that act on P, or on what is packed, and on no position."""
 FLOAT_BYTES = 4
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,9 @@ class LongRun:
     gradient_norm: float
 
 
-def show_sequence(lengths: Sequence[int], folder: Path, arguments: Sequence[str]) -> None:
+def show_sequence(lengths: Sequence[int], measurement: Measurement) -> None:
     """Prints both tables, that of long runs for the last of the lengths, and writes sequence-PLATFORM.json."""
     prepare_devices(NUM_PARTS)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    file = folder / f"sequence-{jax.devices()[0].platform}.json"
-    require_writable(file)
     setting = {"parts": NUM_PARTS, "layers": NUM_LAYERS, "width": EMB_DIM, "feed-forward": MLP_DIM}
     setting |= {"heads": NUM_HEADS, "L": PACK_LENGTH}
     print(", ".join(f"{name} {size}" for name, size in setting.items()) + f", batch 1, float32; {describe_machine()}")
@@ -87,24 +79,11 @@ def show_sequence(lengths: Sequence[int], folder: Path, arguments: Sequence[str]
         times = f"{run.compile_seconds:>12.1f}{run.seconds:>10.1f}{run.peak_bytes / 2**30:>10.2f}"
         print(f"{form:16}{run.length:>12,}{times}{run.loss:>12.4f}{run.gradient_norm:>16.4g}", flush=True)
         runs.append(run)
-    commit, dirty = git_commit()
-    value: dict[str, Any] = {"kind": "sequence", "started_at": started, "commit": commit, "commit_dirty": dirty}
-    value |= {"command": portable_command("lra_tasks.benchmark", arguments), "versions": library_versions()}
-    value |= {"device": describe_machine(), "host_cores": host_cores(), "setting": setting}
-    value |= {"traffic": [dataclasses.asdict(row) for row in traffic]}
-    value |= {"long_runs": [dataclasses.asdict(run) for run in runs], "schema_version": SCHEMA_VERSION}
-    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
-    print(f"written: {file}")
-
-
-def require_writable(file: Path) -> None:
-    """UserError, before anything is measured, where the file could not be written."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        problem = f"--output {file.parent} cannot be written to: {error.strerror}"
-        raise UserError(f"{problem}; choose another folder") from None
+    measurement.write(
+        setting=setting,
+        traffic=[dataclasses.asdict(row) for row in traffic],
+        long_runs=[dataclasses.asdict(run) for run in runs],
+    )
 
 
 def show_traffic(rows: Sequence[Traffic]) -> None:

@@ -1,13 +1,10 @@
 """How near Luna's step is to the rate of a matrix product, and what splitting batches by length is worth; one JSON."""
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,21 +12,18 @@ import jax
 from lra_tasks.benchmark_tasks import describe_machine
 from lra_tasks.costs import count_flops
 from lra_tasks.efficiency_cells import Experiments, make_state, random_batch, text_model
-from lra_tasks.efficiency_files import require_writable
 from lra_tasks.efficiency_machine import GEMM_SIZE, make_gemm
+from lra_tasks.measurements import Measurement
 from lra_tasks.metrics import score
-from lra_tasks.provenance import git_commit, host_cores, library_versions, portable_command
 from lra_tasks.settings import Experiment
 from lra_tasks.split_benchmark import show_split
 from lra_tasks.steps import make_train_step
-from lra_tasks.typed_json import write_text
 
 BATCH_SIZE = 2
 SPLIT_STEPS = 4
 PADDED_PARTS = 4
 """A whole padded batch of the Text recipe, 32 x 4,000, takes more memory than a laptop has."""
 PASSES = ("forward and backward", "train step")
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -68,27 +62,20 @@ def show_speed(
     dtype: str,
     data_dir: str,
     rounds: int,
-    folder: Path,
-    arguments: Sequence[str],
+    measurement: Measurement,
 ) -> None:
     """Prints both tables and writes speed-PLATFORM.json."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    name = f"speed-{jax.devices()[0].platform}"
-    require_writable(folder, name)
-    experiment = experiments(row, 0.0)
-    steps = measure_steps(experiment, row, lengths, dtype, rounds)
+    steps = measure_steps(experiments(row, 0.0), row, lengths, dtype, rounds)
     show_steps(steps)
     print()
     splits = show_split(data_dir, read_config, num_steps=SPLIT_STEPS, padded_parts=PADDED_PARTS)
-    commit, dirty = git_commit()
-    value: dict[str, Any] = {"kind": "speed", "started_at": started, "commit": commit, "commit_dirty": dirty}
-    value |= {"command": portable_command("lra_tasks.benchmark", arguments), "versions": library_versions()}
-    value |= {"device": describe_machine(), "host_cores": host_cores(), "gemm_size": GEMM_SIZE, "dtype": dtype}
-    value |= {"batch_size": BATCH_SIZE, "steps": [as_row(step) for step in steps]}
-    value |= {"splits": [dataclasses.asdict(split) for split in splits], "schema_version": SCHEMA_VERSION}
-    file = folder / f"{name}.json"
-    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
-    print(f"written: {file}")
+    measurement.write(
+        gemm_size=GEMM_SIZE,
+        dtype=dtype,
+        batch_size=BATCH_SIZE,
+        steps=[as_row(step) for step in steps],
+        splits=[dataclasses.asdict(split) for split in splits],
+    )
 
 
 def as_row(step: StepSpeed) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training a classifier: set-up, what a step, a validation and a checkpoint are, and what happens at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -163,6 +164,15 @@ def train(
     machine: Machine,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step, as `run_to_the_end` says."""
+    with open_run(experiment, task, splits, workdir, machine) as run:
+        run_to_the_end(run, finish)
+
+
+@contextmanager
+def open_run(
+    experiment: Experiment, task: Task, splits: dict[str, Split], workdir: Path, machine: Machine
+) -> Iterator[ClassifierRun]:
+    """The run of a work directory, at its newest checkpoint or at the start; closes its log and checkpoints."""
     layout, model = machine.layout, build_split_model(experiment, task, machine)
 
     def calibrate(state: State) -> State:
@@ -182,7 +192,7 @@ def train(
         title = f"{experiment.row} seed {experiment.train.seed}"
         with RunLog(workdir, start_step=start, num_steps=num_steps, title=title, writes=is_lead()) as log:
             kind, steps = choose_steps(experiment, task, model, shardings, machine)
-            run = kind(
+            yield kind(
                 name=experiment.row,
                 settings=experiment.train,
                 layout=layout,
@@ -201,4 +211,3 @@ def train(
                 settle_params=settle,
                 **steps,
             )
-            run_to_the_end(run, finish)

@@ -17,7 +17,8 @@ CODE = """
 import contextlib, io, json, sys
 from absl import flags
 from lra_tasks import benchmark, cli
-benchmark.TEXT_SIZE.update(emb_dim=16, mlp_dim=16, num_heads=2, num_layers=1, classifier_dim=8)
+from configs.efficiency import TEXT_SIZE
+TEXT_SIZE.update(emb_dim=16, mlp_dim=16, num_heads=2, num_layers=1, classifier_dim=8)
 found = []
 for line in json.loads(sys.argv[1]):
     flags.FLAGS.unparse_flags()

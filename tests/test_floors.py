@@ -95,9 +95,10 @@ FLOORS = {
             "efficiency_machine",
             "efficiency_files",
         ],
+        ["measurements"],
         [
             *("efficiency_cells", "translation_preparation", "causal_benchmark", "sequence_benchmark"),
-            *("seeds_training", "seeds_benchmark", "split_benchmark"),
+            *("seeds_training", "seeds_benchmark", "split_benchmark", "program_benchmark"),
         ],
         ["efficiency_run", "memory_benchmark", "speed_benchmark"],
         ["train", "evaluate", "translate", "prepare", "results", "benchmark", "models", "conformance", "drift"],

@@ -7,6 +7,7 @@ import pytest
 
 from configs import base, rows
 from lra_tasks import speed_benchmark
+from lra_tasks.measurements import Measurement
 from lra_tasks.settings import resolve
 from lra_tasks.speed_benchmark import StepSpeed
 
@@ -30,7 +31,7 @@ def test_the_share_is_that_of_the_products_rate():
 def test_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed_benchmark, "show_split", lambda *place, **sizes: [])
     monkeypatch.setattr("lra_tasks.efficiency_machine.GEMM_SIZE", 32)
-    options = {"dtype": "float32", "data_dir": "data", "rounds": 3, "folder": tmp_path, "arguments": ["speed"]}
+    options = {"dtype": "float32", "data_dir": "data", "rounds": 3, "measurement": Measurement("speed", tmp_path, [])}
     speed_benchmark.show_speed(make_experiment, "luna16", [8, 24], lambda name: {}, **options)
     value = json.loads((tmp_path / "speed-cpu.json").read_text())
     assert [(step["length"], step["what"]) for step in value["steps"]] == [
