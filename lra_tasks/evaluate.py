@@ -7,6 +7,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.allocator import keep_freed_memory
+from lra_tasks.backend import describe_backend, fit_backend
 from lra_tasks.errors import UserError
 from lra_tasks.machine import check_lengths, fit_lengths, keep_compiled_programs
 from lra_tasks.settings import Experiment, resolve, sequence_length
@@ -87,6 +88,9 @@ def restore_params(experiment, task, workdir: Path):
     from lra_tasks.steps import make_init
 
     keep_compiled_programs()
+    experiment, warning = fit_backend(experiment, describe_backend())
+    if warning:
+        cli.say(warning)
     model = build_model(experiment, task)
     with Checkpoints(workdir) as checkpoints:
         if _CHECKPOINT.value == "best":

@@ -11,6 +11,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.allocator import keep_freed_memory
+from lra_tasks.backend import check_backend, describe_backend
 from lra_tasks.errors import UserError
 from lra_tasks.machine import MachineSettings, Processes, keep_compiled_programs, take_machine
 from lra_tasks.provenance import git_commit, library_versions
@@ -146,8 +147,8 @@ def train_on_all(job: Job, workdir: Path, settings: MachineSettings) -> int:
     from lra_tasks.loop import Machine
     from lra_tasks.profiling import Profile
 
-    fault = keep_compiled_programs(settings.compilation_cache)
-    if fault and hosts.is_lead():
+    faults = [keep_compiled_programs(settings.compilation_cache), check_backend(job.experiment, describe_backend())]
+    for fault in filter(None, faults if hosts.is_lead() else []):
         cli.say(fault)
     code = {"commit": git_commit(), "versions": library_versions()}
     start = {"config": job.experiment.as_dict(), "machine": asdict(settings), "code": code}

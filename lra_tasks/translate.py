@@ -9,6 +9,7 @@ from absl import flags
 
 from lra_tasks import cli
 from lra_tasks.allocator import keep_freed_memory
+from lra_tasks.backend import describe_backend, fit_backend
 from lra_tasks.errors import UserError
 from lra_tasks.machine import keep_compiled_programs
 
@@ -51,6 +52,9 @@ def main(_argv: list[str]) -> int:
     from lra_tasks.translation_decoding import Translator
     from lra_tasks.translation_model import build_translation_model
 
+    experiment, warning = fit_backend(experiment, describe_backend())
+    if warning:
+        cli.say(warning)
     model = build_translation_model(experiment, subwords.size, task.max_length)
     params = restore_params(experiment, model, workdir, subwords)
     write_output(translate_sentences(Translator(model, subwords, decode), params, sentences))

@@ -103,6 +103,16 @@ def test_unknown_flag(entry):
             ["softmax.chunk_size is read with softmax.implementation='chunked' alone"],
         ),
         (
+            [
+                "--config",
+                "configs/listops.py:transformer:cpu",
+                "--workdir",
+                "w",
+                "--config.softmax.implementation=cudnn",
+            ],
+            ["softmax.implementation='cudnn' needs an NVIDIA GPU", "take 'xla'"],
+        ),
+        (
             ["--config", "configs/listops.py:performer:cpu", "--workdir", "w", "--config.performer.seed=4294967296"],
             ["performer: seed=4294967296", "0 to 4294967295"],
         ),

@@ -33,7 +33,7 @@ FLOORS = {
             *("errors", "allocator", "metrics", "provenance", "console", "label_layout", "row_styles"),
             *("gradients", "fingerprints", "profiling", "clock", "stopping", "collectives"),
         ],
-        ["vocab", "typed_json", "folders", "contact_sheet", "pathfinder_settings", "intervals", "blocks"],
+        ["vocab", "typed_json", "folders", "backend", "contact_sheet", "pathfinder_settings", "intervals", "blocks"],
         ["record_fields", "translation", "subwords"],
         ["task", "record", "bleu", "runlog", "archives", "pathfinder_patches", "published_tables", "report"],
         ["mechanisms", "downloads", "pathfinder_work", "published", "curves", "efficiency", "translation_record"],
