@@ -50,8 +50,8 @@ def check_backend(experiment: Any, backend: Backend) -> str | None:
             )
     if experiment.model.dtype == "bfloat16" and not backend.has_bfloat16:
         return (
-            f"model.dtype='bfloat16' is no faster than float32 here: XLA has no unit for it on {backend.platform!r} of "
-            "this kind; for speed take float32"
+            f"model.dtype='bfloat16' gains no speed here: XLA multiplies it no faster than float32 on this "
+            f"{backend.platform}; for speed take float32"
         )
     return None
 
