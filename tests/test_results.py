@@ -217,6 +217,15 @@ def test_rows_protocols_and_tables_can_be_chosen():
     assert "Test accuracy" not in text
 
 
+def test_the_time_of_all_runs_is_added_up_by_device():
+    records = [make_record(seed=seed, wall_seconds=600.0) for seed in (0, 1)]
+    records.append(make_record(row="transformer", wall_seconds=1500.0))
+    cpu = record.Device(platform="cpu", kind="cpu", count=1)
+    records.append(make_record(protocol="cpu", wall_seconds=300.0, device=cpu))
+    text = choose(name_records(*records), tables=("cost",))
+    assert "All runs together took 45 minutes on 1 x NVIDIA H200 and 5 minutes on cpu, 2 cores." in text
+
+
 def test_a_cell_printed_as_failed_is_shown_as_such():
     text = results.render(select([], {}, PUBLISHED, Selection(tasks=("pathfinder128",))), "markdown", ["accuracy"])
     assert re.search(r"\| Transformer +\| LRA, Table 1 +\| +– \| +FAIL \|", text)

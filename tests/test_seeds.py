@@ -165,7 +165,7 @@ def test_tables_count_each_ones_share_of_the_time():
     assert (found["wall_seconds"], found["steps_per_second"]) == (5.0, 50.0)
     assert found["device"] == "1 x NVIDIA H200, 4 seeds at once"
     shown = lay_out_cost(find(name_records(*records), SMALL, checkpoint="best", against="luna16", curves={}))
-    assert shown.lines[0][4:] == ("50", "0.00", "0.1", "1 x NVIDIA H200, 4 seeds at once")
+    assert shown.lines[0][4:] == ("50", "0.00", "0.1", "4", "1 x NVIDIA H200, 4 seeds at once")
     assert shown.caption.endswith(
         "Of seeds at once they are the steps of all, each one's share of the minutes, and the memory of all."
     )
