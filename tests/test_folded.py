@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from models import jit_quickly
 
 from luna_jax.attention import chunked, luna
 from luna_jax.attention.folded import pays
@@ -44,7 +45,7 @@ def values_and_gradients(module, pack_length, dtype=jnp.float64):
         real = jnp.where(x_mask[..., None], jnp.sin(y.astype(dtype)), 0)
         return jnp.sum(real) + jnp.sum(jnp.cos(packed)), (y, packed)
 
-    (_, out), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, x, p)
+    (_, out), gradients = jit_quickly(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, x, p)
     return out, gradients
 
 
