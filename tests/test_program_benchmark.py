@@ -37,12 +37,13 @@ def test_shares_of_a_small_run(monkeypatch, tmp_path, capsys):
     started = Start("listops_luna16:cpu", 4.0, 1.0)
     monkeypatch.setattr(program_benchmark, "measure_starts", lambda *place: [started, Start(started.config, 6.0, 1.5)])
     monkeypatch.setattr(program_benchmark, "PRESETS", ("cpu",))
+    monkeypatch.setattr(program_benchmark, "NUM_SMALL_STEPS", 6)
 
     def read_config(name, preset):
         return make_config(name, preset, machine__lengths=(40, 65), train__log_every_steps=2)
 
     data_dir, measurement = write_small_store(tmp_path / "data"), Measurement("program", tmp_path, [])
-    show_program(read_config, data_dir, num_steps=6, rounds=2, measurement=measurement)
+    show_program(read_config, data_dir, num_steps=9, rounds=2, measurement=measurement)
     value = json.loads(measurement.file.read_text())
     (training,), evaluations = value["trainings"], value["evaluations"]
     assert training["num_steps"] == 6
