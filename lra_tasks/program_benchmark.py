@@ -168,7 +168,7 @@ def measure_evaluation(run: ClassifierRun, config: str) -> EvaluationSpeed:
     gathers = list_gathers(split, size, run.lengths or (length,), order)
     batches = jax.block_until_ready([run.layout.put(size, gather) for gather in gathers])
     params = run.state["params"]
-    shapes = {batch.labels.shape + batch[0].shape: batch for batch in batches}
+    shapes = {batch[0].shape: batch for batch in batches}
     jax.block_until_ready([run.eval_step(params, batch) for batch in shapes.values()])  # compiles
     began = time.perf_counter()
     jax.block_until_ready([run.eval_step(params, batch) for batch in batches])
