@@ -73,29 +73,45 @@ SPEED_ROWS = {
 
 
 def test_the_speeds_are_those_of_the_benchmark():
-    """Seconds of every cell that was run, and how many times faster Luna-16 is, from the committed JSON."""
+    """Seconds of every cell that was run, and how many times faster Luna is, from the committed JSON."""
     benchmark = read_benchmark(ROOT / "results" / "benchmarks" / "efficiency-cpu.json")
-    medians = {(cell.row, cell.mode, cell.dropout, cell.length): cell.median for cell in benchmark.cells if cell.median}
+    medians = {(cell.row, cell.mode, cell.length): cell.median for cell in benchmark.cells if cell.median}
+    assert {cell.dropout for cell in benchmark.cells} == {0.0}
+    assert not benchmark.commit_dirty
     lines = [line.split("|")[1:-1] for line in section("Speed").splitlines() if line.startswith("|")]
     (_, *lengths), table = [[cell.strip() for cell in lines[0]], {line[0].strip(): line[1:] for line in lines[2:]}]
     lengths = [int(length.replace(",", "")) for length in lengths[:-1]]
     for title, row in SPEED_ROWS.items():
         for length, cell in zip(lengths, table[title], strict=False):
-            seconds = medians.get((row, TRAIN, 0.3, length))
-            if seconds is not None:
-                assert cell.strip() == (f"{seconds:.2f}" if seconds < 10 else f"{seconds:.1f}"), (title, length)
-    modes = {
-        "Luna-16 is faster than unfused, fused": (TRAIN, 0.3),
-        "the same without dropout": (TRAIN, 0.0),
-        "the same, inference": (INFERENCE, 0.0),
+            seconds = medians.get((row, TRAIN, length))
+            assert seconds is None or cell.strip() == f"{seconds:#.3g}", (title, length)
+    ratios = {
+        "Luna-16 is faster than unfused, fused": ("luna16", TRAIN),
+        "Luna-256, training": ("luna256", TRAIN),
+        "Luna-16, inference": ("luna16", INFERENCE),
+        "Luna-256, inference": ("luna256", INFERENCE),
     }
-    for title, mode in modes.items():
+    for title, (row, mode) in ratios.items():
         for length, cell in zip(lengths, table[title], strict=False):
-            own = medians[("luna16", *mode, length)]
-            others = [medians.get((row, *mode, length)) for row in (UNFUSED, CHUNKED)]
-            times = [None if other is None else other / own for other in others]
+            others = [medians.get((baseline, mode, length)) for baseline in (UNFUSED, CHUNKED)]
+            times = [None if other is None else other / medians[row, mode, length] for other in others]
             shown = ["–" if ratio is None else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" for ratio in times]
             assert cell.strip() == ("" if shown == ["–", "–"] else ", ".join(shown)), (title, length)
+
+
+def test_the_program_around_the_steps_is_that_of_the_benchmark():
+    benchmark = json.loads((ROOT / "results" / "benchmarks" / "program-cpu.json").read_text())
+    assert not benchmark["commit_dirty"]
+    lines = section("How near to the hardware").partition("The program around")[2].splitlines()
+    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if line.startswith("|")}
+    starts = table["warm start: seconds from the command to the end of the first step"]
+    assert [float(cell.split(",")[0]) for cell in starts] == [round(one["seconds"], 1) for one in benchmark["starts"]]
+    outside = table["time outside the compiled steps, with a checkpoint at the end"]
+    shares = [f"{one['share_outside']:.1%}".replace("%", " %") for one in benchmark["trainings"]]
+    assert [cell.strip() for cell in outside] == shares
+    shares = [one["share_of_limit"] for one in benchmark["evaluations"]]
+    shown = table["throughput of evaluation, of that of the forward passes alone"]
+    assert [float(cell.strip(" %")) for cell in shown] == [pytest.approx(100 * share, abs=0.5) for share in shares]
 
 
 def test_units_and_split_batches_are_those_of_the_benchmark():
