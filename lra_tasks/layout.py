@@ -171,23 +171,23 @@ def lay_out_poolings(findings: Findings) -> Table:
 
 
 def lay_out_cost(findings: Findings) -> Table:
-    """A line an experiment: size, speed, memory, time; in the caption the time of all runs, by device."""
+    """A line an experiment: size, speed, memory, time; below them the time of all runs, a line a device."""
     header = ("Model", "Task", "Protocol", "Parameters", "Steps/s", "Peak memory, GB", "Minutes", "Seeds", "Device")
-    totals: defaultdict[str, float] = defaultdict(float)
+    totals: defaultdict[str, list[float]] = defaultdict(list)
     lines = []
     for one in (*findings.experiments, *(one for one in findings.translations if one.is_first)):
         where = (show_model(one.row, one.variant, findings.published), one.task_title, one.protocol)
         speed = NOTHING if one.steps_per_second is None else f"{one.steps_per_second:.3g}"
         cost = (f"{one.num_parameters:,}", speed, f"{one.peak_memory_bytes / 1e9:.2f}", f"{one.wall_seconds / 60:.1f}")
         lines.append((*where, *cost, str(len(one.runs)), one.device))
-        totals[one.device] += one.wall_seconds / 60 * len(one.runs)
+        totals[one.device] += [one.wall_seconds / 60] * len(one.runs)
+    for device, minutes in sorted(totals.items()):
+        blank = (NOTHING,) * 5
+        lines.append(("All runs together", *blank, f"{sum(minutes):,.0f}", str(len(minutes)), device))
     caption = (
         "Size and speed, means over seeds: training steps a second without compilation, minutes of a whole run with "
-        "evaluation, and the most memory held (of the process where the device does not say)."
+        "evaluation, and the most memory held (of the process where the device does not say). The last lines add up."
     )
-    if totals:
-        spent = " and ".join(f"{minutes:,.0f} minutes on {device}" for device, minutes in sorted(totals.items()))
-        caption += f" All runs together took {spent}."
     if any(AT_ONCE in line[-1] for line in lines):
         caption += f" Of {AT_ONCE} they are the steps of all, each one's share of the minutes, and the memory of all."
     return Table(caption, header, (*(False,) * 3, *(True,) * 5, False), tuple(lines))
