@@ -63,9 +63,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _FROM = flags.DEFINE_string("from", None, "a JSON that efficiency wrote, to be shown again")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader, program and speed")
-_STEPS = flags.DEFINE_integer(
-    "num_steps", 200, "of the full recipe that program measures; the small one has 200", lower_bound=2
-)
+_STEPS = flags.DEFINE_integer("num_steps", 200, "of program's full recipe", lower_bound=2)
 
 ROWS = ("luna16", "luna128", "luna256", UNFUSED, "transformer")
 LENGTHS = ("1024", "2048", "4096", "8192", "16384")

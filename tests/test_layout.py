@@ -62,7 +62,7 @@ def test_latex():
     for environment in ("table", "tabular", "itemize"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") > 0
     columns = [len(spec) for spec in re.findall(r"\\begin{tabular}{([lr]+)}", text)]
-    assert columns == [7, 11, 10, 8]
+    assert columns == [7, 11, 10, 9]
     bodies = re.findall(r"\\toprule\n(.*?)\n\\bottomrule", text, re.DOTALL)
     for count, body in zip(columns, bodies, strict=True):
         rows = [line for line in body.splitlines() if line != r"\midrule"]

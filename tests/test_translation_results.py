@@ -400,9 +400,12 @@ def test_only_what_differs_in_the_mechanism_alone_is_compared():
 
 
 def test_cost_has_one_line_an_experiment(findings: Findings):
-    _, _, *lines = read_cells(results.render(findings, "markdown", ["cost"]))
+    _, _, *lines, last = read_cells(results.render(findings, "markdown", ["cost"]))
     assert len(lines) == 5
+    seeds = lines[0].pop(7)
     assert lines[0] == ["Transformer", "Multi30k de-en", "cpu", "4,000,000", "5", "1.50", "1.5", "cpu, 2 cores"]
+    assert int(seeds) >= 1
+    assert last[7] == str(int(seeds) + sum(int(line[7]) for line in lines[1:]))
 
 
 def test_classifiers_have_no_averaged_checkpoint():
