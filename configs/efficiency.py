@@ -6,8 +6,6 @@ from configs import base, rows
 
 TEXT_SIZE = {"emb_dim": 256, "mlp_dim": 1024, "num_heads": 4, "num_layers": 4, "classifier_dim": 1024}
 """The authors' Text model: `luna_lra` architectures, facts of fairseq-apollo at commit 1ea2f78."""
-
-
 ROWS = rows.ROWS | {"softmax_cudnn": rows.ROWS["transformer"] | {"softmax.implementation": "cudnn"}}
 """On an NVIDIA GPU without dropout there is one more."""
 

@@ -1,5 +1,6 @@
 """What a backend does not have, said before anything is compiled: cuDNN's attention, a unit for bfloat16."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -50,21 +51,20 @@ def check_backend(experiment: Any, backend: Backend) -> str | None:
             )
     if experiment.model.dtype == "bfloat16" and not backend.has_bfloat16:
         return (
-            f"model.dtype='bfloat16' gains no speed here: XLA multiplies it no faster than float32 on this "
+            "model.dtype='bfloat16' gains no speed here: XLA multiplies it no faster than float32 on this "
             f"{backend.platform}; for speed take float32"
         )
     return None
 
 
-def fit_backend(experiment: Experiment, backend: Backend) -> tuple[Experiment, str | None]:
-    """What a trained experiment is evaluated as, and what to say of it: without cuDNN its attention is XLA's."""
-    if not _asks_for_cudnn(experiment) or backend.is_cuda:
-        return experiment, check_backend(experiment, backend)
-    fitted = replace(experiment, softmax=replace(experiment.softmax, implementation="xla"))
-    return (
-        fitted,
-        f"no NVIDIA GPU here, JAX runs on {backend.platform!r}: attention by 'xla' where training had 'cudnn'",
-    )
+def fit_backend(experiment: Experiment, backend: Backend, say: Callable[[str], None]) -> Experiment:
+    """What a trained experiment is evaluated as: without cuDNN with XLA's attention, which is said."""
+    if _asks_for_cudnn(experiment) and not backend.is_cuda:
+        say(f"no NVIDIA GPU here, JAX runs on {backend.platform!r}: attention by 'xla' where training had 'cudnn'")
+        experiment = replace(experiment, softmax=replace(experiment.softmax, implementation="xla"))
+    if warning := check_backend(experiment, backend):
+        say(warning)
+    return experiment
 
 
 def _asks_for_cudnn(experiment: Any) -> bool:

@@ -65,7 +65,7 @@ _FROM = flags.DEFINE_string("from", None, "a JSON that efficiency wrote, to be s
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder of prepared data, for loader, program and speed")
 _STEPS = flags.DEFINE_integer("num_steps", 200, "of program's full recipe", lower_bound=2)
 
-ROWS = ("luna16", "luna128", "luna256", UNFUSED, "transformer")
+ROWS = ("luna16", "luna128", "luna256", UNFUSED)
 LENGTHS = ("1024", "2048", "4096", "8192", "16384")
 PAPER_LENGTHS = ("1024", "2048", "3072", "4096", "8192", "16384")
 SPEED_LENGTHS = ("1024", "2048", "4096")
@@ -157,11 +157,10 @@ def measure_efficiency() -> None:
 def plan_efficiency() -> Any:
     """The plan of the flags. UserError for what cannot be, also for a row that has no such length."""
     lengths, dropouts = read_lengths(PAPER_LENGTHS), read_dropouts(("0", "0.3"))
-    import jax
-
+    from lra_tasks.backend import describe_backend
     from lra_tasks.efficiency_run import Plan, check_plan
 
-    fused = [CUDNN] if "cuda" in str(getattr(jax.devices()[0].client, "platform_version", "")).lower() else []
+    fused = [CUDNN] if describe_backend().is_cuda else []
     rows = read_rows((*ROWS, CHUNKED, "linear", *fused), (UNFUSED, CHUNKED, *fused), fused)
     plan = Plan(
         experiments=make_text_experiments(_DTYPE.value or ("bfloat16" if fused else "float32")),

@@ -1,10 +1,10 @@
 """The files of an efficiency benchmark: JSON and plot in one folder, which is tried before anything is measured."""
 
-import tempfile
 from pathlib import Path
 
 from lra_tasks.efficiency import Benchmark, write_benchmark
 from lra_tasks.errors import UserError
+from lra_tasks.folders import require_output
 from lra_tasks.speed_plot import save
 
 
@@ -14,11 +14,7 @@ def require_writable(folder: Path, name: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UserError("the plot needs matplotlib; run: pip install -r requirements.txt") from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be written to: {error.strerror}; choose another folder") from None
+    require_output(folder)
     for form in ("json", "png", "svg"):
         if (folder / f"{name}.{form}").is_dir():
             raise UserError(f"--output {folder}: {name}.{form} is a folder there; choose another --output")

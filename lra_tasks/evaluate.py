@@ -88,9 +88,7 @@ def restore_params(experiment, task, workdir: Path):
     from lra_tasks.steps import make_init
 
     keep_compiled_programs()
-    experiment, warning = fit_backend(experiment, describe_backend())
-    if warning:
-        cli.say(warning)
+    experiment = fit_backend(experiment, describe_backend(), cli.say)
     model = build_model(experiment, task)
     with Checkpoints(workdir) as checkpoints:
         if _CHECKPOINT.value == "best":

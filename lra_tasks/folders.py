@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,15 @@ from pathlib import Path
 from lra_tasks.errors import UserError
 
 TEMPORARY = ".tmp-"
+
+
+def require_output(folder: Path) -> None:
+    """Makes the folder of --output. UserError, before anything is measured, where it could not be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written to: {error.strerror}; choose another folder") from None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The file of a measurement: what was found, on what machine, with what code and command. One JSON a kind."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 from lra_tasks.benchmark_tasks import describe_machine
-from lra_tasks.errors import UserError
+from lra_tasks.folders import require_output
 from lra_tasks.provenance import git_commit, host_cores, library_versions, portable_command
 from lra_tasks.typed_json import write_text
 
@@ -29,12 +28,7 @@ class Measurement:
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __post_init__(self):
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            problem = f"--output {self.folder} cannot be written to: {error.strerror}"
-            raise UserError(f"{problem}; choose another folder") from None
+        require_output(self.folder)
 
     @property
     def file(self) -> Path:

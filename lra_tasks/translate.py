@@ -52,9 +52,7 @@ def main(_argv: list[str]) -> int:
     from lra_tasks.translation_decoding import Translator
     from lra_tasks.translation_model import build_translation_model
 
-    experiment, warning = fit_backend(experiment, describe_backend())
-    if warning:
-        cli.say(warning)
+    experiment = fit_backend(experiment, describe_backend(), cli.say)
     model = build_translation_model(experiment, subwords.size, task.max_length)
     params = restore_params(experiment, model, workdir, subwords)
     write_output(translate_sentences(Translator(model, subwords, decode), params, sentences))

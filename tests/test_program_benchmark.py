@@ -1,11 +1,12 @@
 """The measurement of a whole program: what counts as its compiled steps, and when a step is done."""
 
+import itertools
 import json
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
-import jax.numpy as jnp
+import jax
 import pytest
 from tiny_runs import make_config, write_small_store
 
@@ -23,13 +24,8 @@ from lra_tasks.program_benchmark import (
 )
 
 STARTED = """
-import pathlib, sys, time
-folder = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+import pathlib, sys
 (pathlib.Path(__file__).parent / "command").write_text(" ".join(sys.argv[1:]))
-with open(folder / "metrics.jsonl", "w") as file:
-    for seconds in (0.1, 1.5, 60.0):
-        time.sleep(seconds)
-        print("{}", file=file, flush=True)
 """
 
 
@@ -58,12 +54,14 @@ def test_shares_of_a_small_run(monkeypatch, tmp_path, capsys):
     assert line.split()[1:] == ["5.00", "4.00", "6.00", "1.25", "3.75"]
 
 
-def test_a_program_counts_from_its_call_to_its_result():
-    programs = TimedPrograms()
-    programs["slow"] = lambda seconds: (time.sleep(seconds), jnp.ones(3))[1]
-    assert programs["slow"](0.2).shape == (3,)
-    programs["slow"](0.1)
-    assert 0.3 <= programs.seconds < 0.5
+def test_a_program_counts_from_its_call_to_its_result(monkeypatch):
+    moments = iter([10.0, 12.5, 20.0, 21.0])
+    monkeypatch.setattr(program_benchmark, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    monkeypatch.setattr(jax, "block_until_ready", lambda result: (waited.append(result), result)[1])
+    programs, waited = TimedPrograms(), []
+    programs["double"] = lambda number: 2 * number
+    assert [programs["double"](3), programs["double"](4)] == [6, 8] == waited
+    assert programs.seconds == 2.5 + 1.0
 
 
 def test_shares():
@@ -75,13 +73,36 @@ def test_a_start_is_over_with_the_first_steps_numbers(monkeypatch, tmp_path):
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable}\n{STARTED}")
     program.chmod(0o755)
+
+    def wait(child, file, count):
+        assert child.wait(60) == 0
+        assert file.name == "metrics.jsonl"
+        return {1: 103.0, 2: 104.5}[count]
+
     monkeypatch.setattr(sys, "executable", str(program))
-    found = start_once("listops_luna16:cpu", tmp_path / "data", "cache")
-    assert 0.1 < found.seconds < 1.5
-    assert found.step_seconds == pytest.approx(1.5, abs=0.3)
+    monkeypatch.setattr(program_benchmark, "wait_for_lines", wait)
+    monkeypatch.setattr(program_benchmark, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    assert start_once("listops_luna16:cpu", tmp_path / "data", "cache") == Start("listops_luna16:cpu", 3.0, 1.5)
     command = (tmp_path / "command").read_text()
     assert command.startswith("-m lra_tasks.train --config configs/listops_luna16.py:cpu --workdir ")
     assert "--config.machine.compilation_cache=cache" in command
+
+
+def test_a_step_is_done_when_its_line_is_whole(monkeypatch, tmp_path):
+    log, written, clock = tmp_path / "metrics.jsonl", iter(["{", "}", "\n", "{}\n"]), itertools.count()
+
+    def write_on(seconds):
+        with log.open("a") as file:
+            file.write(next(written))
+
+    monkeypatch.setattr(program_benchmark, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=write_on))
+    alive = SimpleNamespace(poll=lambda: None)
+    first = wait_for_lines(alive, log, 1)
+    assert log.read_text() == "{}\n"
+    assert first < wait_for_lines(alive, log, 2) < 20
+    monkeypatch.setattr(program_benchmark, "START_SECONDS", 0.0)
+    with pytest.raises(UserError, match="made no 3 steps in 0 s"):
+        wait_for_lines(alive, log, 3)
 
 
 def test_a_program_that_ends_is_quoted(tmp_path):
